@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-2.0
+# Each target calls the script of its name; variables reach it through the
+# environment.
+
+help:		## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 } \
+		/^# [A-Z]+=/ { sub(/^# /, ""); print "  " $$0 }' $(MAKEFILE_LIST)
+
+boot: apply	## build the kernel, boot it in QEMU and run the tour
+shell: apply	## boot the same kernel into an interactive shell
+check: apply	## all checks and tests; closes with "N passed, N failed, N skipped"
+build: apply	## build the kernel
+kunit: apply	## run the KUnit suites of the series
+kselftest: apply	## run our kselftests and the upstream mm selftests
+tour: apply	## show what the kernel says of memory mapped in many ways
+apply:		## assemble build/linux: one commit for each patch
+refresh:	## write patches/ and new files back from the commits of build/linux
+series: apply	## write the series for mailing to build/series
+clean:		## remove all below build/ but the downloads
+
+# LINUX=<tree>       a git tree or unpacked tree of Linux 7.3.y (default: from Debian)
+# ARCH=<arch>        x86_64 (default), i386, arm64 or um
+# CONFIG=<name>      a fragment in configs/, such as debug
+# TESTS=<names>      the selftests to run (default: all)
+# QUICK=1            check: leave out the long selftests
+# BASELINE=1         run on the kernel without the series, to compare
+# SIGNOFF=1          series: add the sender's Signed-off-by
+# JOBS=<n>           parallel jobs (default: all processors)
+
+boot shell check build kunit kselftest tour apply refresh series:
+	@scripts/$@
+
+clean:
+	@scripts/base clean
+
+.PHONY: help boot shell check build kunit kselftest tour apply refresh series clean

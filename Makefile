@@ -13,6 +13,9 @@ build: apply	## build the kernel
 kunit: apply	## run the KUnit suites of the series
 kselftest: apply	## run our kselftests and the upstream mm selftests
 tour: apply	## show what the kernel says of memory mapped in many ways
+cow: apply	## what a last survivor of fork() copies, base beside patched
+redis: apply	## what a BGSAVE of redis costs, base beside patched
+stress: apply	## processes fork, write and exit over shared folios, for DURATION s
 apply:		## assemble build/linux: one commit for each patch
 refresh:	## write patches/ and new files back from the commits of build/linux
 series: apply	## write the series for mailing to build/series
@@ -24,13 +27,15 @@ clean:		## remove all below build/ but the downloads
 # TESTS=<names>      the selftests to run (default: all)
 # QUICK=1            check: leave out the long selftests
 # BASELINE=1         run on the kernel without the series, to compare
+# DURATION=<s>       stress: how long (default: 300)
+# BREAK=1            stress: on a kernel that shares wrongly, which it has to see
 # SIGNOFF=1          series: add the sender's Signed-off-by
 # JOBS=<n>           parallel jobs (default: all processors)
 
-boot shell check build kunit kselftest tour apply refresh series:
+boot shell check build kunit kselftest tour cow redis stress apply refresh series:
 	@scripts/$@
 
 clean:
 	@scripts/base clean
 
-.PHONY: help boot shell check build kunit kselftest tour apply refresh series clean
+.PHONY: help boot shell check build kunit kselftest tour cow redis stress apply refresh series clean

@@ -41,9 +41,46 @@
  *     unmap a PMD or PUD                        - 1     - nr_pages
  *     split a PMD into PTEs          + nr_pages - 1
  *
+ * What a reader may conclude from one snapshot stands at each function below.
+ *
  * Carries: ptes and entire are bounded, see below, so they never carry into the
  * field above them. creator is the field at the top: its carry leaves the word,
  * and as addition is modular the field stays right under later subtractions.
+ */
+
+/**
+ * DOC: The creator MM of a large folio
+ *
+ * Each large folio remembers one MM, its creator, and the word counts the pages
+ * that this MM maps. The pointer is compared and never followed: the MM may be
+ * gone. As long as creator and page mappings are equal, nobody else maps a page.
+ *
+ * The creator is written, the folio is "claimed", only
+ *
+ * 1. for a new folio that nobody else can see: folio_add_new_anon_rmap();
+ * 2. under the folio lock, while the word is 0: the first mapping after a fault
+ *    on the page cache, swap-in or migration;
+ * 3. under the folio lock and the lock of the page table that has all mappings
+ *    of the folio, so that these are all of one MM: folio_adopt().
+ *
+ * It is read by whoever adds or removes mappings, to know if these are the
+ * creator's. That never races with a claim, because
+ *
+ * - who adds mappings holds the folio lock (page cache, swap-in, migration); or
+ *   holds the lock of a page table that maps the folio already, and which is
+ *   thus not 0 in the word and keeps the folio from being adopted in any other
+ *   page table (fork, PMD split); or has a new folio;
+ * - who removes mappings holds the lock of the page table they are in, likewise.
+ *
+ * So an MM's mappings are all counted in creator, or none is: the creator cannot
+ * change while the folio has mappings that it would have to be recounted for. An
+ * MM that is found at the address of a dead creator is in no way special: the
+ * dead one has no mappings left, the count is 0, and all mappings of the other
+ * will be counted.
+ *
+ * Never claimed, and so never exclusive by this count when mapped more than
+ * once: folios that drivers insert (vm_insert_page() and the like take no folio
+ * lock), ZONE_DEVICE folios of file systems, and hugetlb folios.
  */
 
 /**
@@ -192,6 +229,25 @@ folio_mapcounts_creator_only(struct folio_mapcounts mc, unsigned long nr_pages)
 {
 	/* creator <= FOLIO_MAPCOUNTS_CREATOR_MAX, so equality has both. */
 	return folio_mapcounts_pages(mc, nr_pages) == folio_mapcounts_creator(mc);
+}
+
+/**
+ * folio_mapcounts_creator_possible() - Can the creator count be right?
+ * @mc: the snapshot
+ * @nr_pages: pages in the folio
+ *
+ * The creator has some of the page mappings, so its count cannot be larger, as
+ * long as it cannot have wrapped.
+ *
+ * Return: false if there is certainly an error.
+ */
+static __always_inline bool
+folio_mapcounts_creator_possible(struct folio_mapcounts mc, unsigned long nr_pages)
+{
+	const u64 pages = folio_mapcounts_pages(mc, nr_pages);
+
+	return pages > FOLIO_MAPCOUNTS_CREATOR_MAX ||
+	       folio_mapcounts_creator(mc) <= pages;
 }
 
 /**

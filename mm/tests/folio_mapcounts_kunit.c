@@ -178,6 +178,20 @@ static void test_answers(struct kunit *test)
 			a->estimate);
 	KUNIT_EXPECT_EQ(test, folio_mapcounts_partial(mc, a->nr_pages),
 			a->partial);
+	KUNIT_EXPECT_TRUE(test, folio_mapcounts_creator_possible(mc, a->nr_pages));
+}
+
+/* Counts of the creator that are certainly wrong, and one that may be right. */
+static void test_creator_possible(struct kunit *test)
+{
+	KUNIT_EXPECT_FALSE(test, folio_mapcounts_creator_possible(make(0, 0, 1), 16));
+	KUNIT_EXPECT_FALSE(test, folio_mapcounts_creator_possible(make(15, 0, 16), 16));
+	KUNIT_EXPECT_FALSE(test, folio_mapcounts_creator_possible(make(3, 1, 20), 16));
+	KUNIT_EXPECT_TRUE(test, folio_mapcounts_creator_possible(make(3, 1, 19), 16));
+	KUNIT_EXPECT_FALSE(test, folio_mapcounts_creator_possible(
+					make(0, 0, CREATOR_TOP), 16));
+	KUNIT_EXPECT_TRUE(test, folio_mapcounts_creator_possible(
+					make(CREATOR_TOP + 1, 0, CREATOR_TOP), 16));
 }
 
 enum op { MAP_PTES, MAP_ENTIRE, SPLIT };
@@ -508,6 +522,7 @@ static void test_model(struct kunit *test)
 static struct kunit_case folio_mapcounts_test_cases[] = {
 	KUNIT_CASE(test_fields),
 	KUNIT_CASE_PARAM(test_answers, answers_gen_params),
+	KUNIT_CASE(test_creator_possible),
 	KUNIT_CASE_PARAM(test_transitions, transitions_gen_params),
 	KUNIT_CASE(test_underflow),
 	KUNIT_CASE(test_creator_wrap),

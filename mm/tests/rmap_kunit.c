@@ -32,6 +32,7 @@ struct rmap_ctx {
 	struct vm_area_struct *vma;
 	unsigned long addr;
 	struct folio *folio;
+	bool others;	/* not only the creator maps it */
 };
 
 static int rmap_test_init(struct kunit *test)
@@ -89,11 +90,18 @@ static void __expect_mapcounts(struct kunit *test, const struct folio *folio,
 			       unsigned int ptes, unsigned int entire, int line)
 {
 	const struct folio_mapcounts mc = folio_mapcounts(folio);
+	const struct rmap_ctx *c = test->priv;
 	const bool mapped = ptes || entire;
+	unsigned int creator = 0;
+
+	/* But for those who count it themselves, all mappings are the creator's. */
+	if (!c->others && folio->_creator)
+		creator = (ptes + entire * folio_nr_pages(folio)) &
+			  FOLIO_MAPCOUNTS_CREATOR_MAX;
 
 	if (folio_mapcounts_ptes(mc) == ptes &&
 	    folio_mapcounts_entire(mc) == entire &&
-	    folio_mapcounts_creator(mc) == 0 &&
+	    (c->others || folio_mapcounts_creator(mc) == creator) &&
 	    folio_mapcount(folio) == ptes + entire &&
 	    folio_entire_mapcount(folio) == entire &&
 	    folio_mapped(folio) == mapped)
@@ -111,9 +119,11 @@ static void __expect_mapcounts(struct kunit *test, const struct folio *folio,
 static void map_file(struct rmap_ctx *c, int first, int nr)
 {
 	folio_ref_add(c->folio, nr);
+	folio_lock(c->folio);
 	spin_lock(&c->mm->page_table_lock);
 	folio_add_file_rmap_ptes(c->folio, folio_page(c->folio, first), nr, c->vma);
 	spin_unlock(&c->mm->page_table_lock);
+	folio_unlock(c->folio);
 }
 
 static void dup_file(struct rmap_ctx *c, int first, int nr)
@@ -304,12 +314,14 @@ static void test_file_pmd(struct kunit *test)
 
 	folio = new_folio(test, TEST_MAX_ORDER);
 	folio_ref_add(folio, 2);
+	folio_lock(folio);
 	spin_lock(&c->mm->page_table_lock);
 	folio_add_file_rmap_pmd(folio, &folio->page, c->vma);
 	expect_mapcounts(test, folio, 0, 1);
 	folio_add_file_rmap_pmd(folio, &folio->page, c->vma);
 	expect_mapcounts(test, folio, 0, 2);
 	spin_unlock(&c->mm->page_table_lock);
+	folio_unlock(folio);
 
 	/* PTEs beside the PMDs, as when another process maps only a part */
 	map_file(c, 3, 5);
@@ -436,6 +448,169 @@ static void test_many_mappings(struct kunit *test)
 		unmap_ptes(c, 0, 16);
 		expect_mapcounts(test, folio, 0, 0);
 	}
+}
+
+/* The words of two MMs: MM 1 is another one than that of the test. */
+static void check_creator(struct kunit *test, unsigned int pages, bool shared, int line)
+{
+	struct rmap_ctx *c = test->priv;
+	const struct folio_mapcounts mc = folio_mapcounts(c->folio);
+
+	KUNIT_EXPECT_EQ_MSG(test, folio_mapcounts_creator(mc), pages, "line %d", line);
+	KUNIT_EXPECT_EQ_MSG(test, folio_maybe_mapped_shared(c->folio), shared,
+			    "line %d", line);
+}
+
+#define expect_creator(test, pages, shared) \
+	check_creator(test, pages, shared, __LINE__)
+
+static void *copy_of(struct kunit *test, const void *src, size_t size)
+{
+	void *copy = kunit_kmalloc(test, size, GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, copy);
+	return memcpy(copy, src, size);
+}
+
+/* A VMA of another MM, for what the rmap functions want to know of it. */
+static struct rmap_ctx *other_mm(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+	struct rmap_ctx *other = copy_of(test, c, sizeof(*c));
+	struct vm_area_struct *vma = copy_of(test, c->vma, sizeof(*c->vma));
+
+	other->mm = copy_of(test, c->mm, sizeof(*c->mm));
+	spin_lock_init(&other->mm->page_table_lock);
+	vma->vm_mm = other->mm;
+	other->vma = vma;
+	return other;
+}
+
+/* Who maps an unmapped folio first is its creator. */
+static void test_claim(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv, *other;
+	struct folio *folio = new_folio(test, test_order(test));
+	const int nr = folio_nr_pages(folio);
+
+	if (!folio_test_large_rmappable(folio))
+		kunit_skip(test, "no folio is rmappable");
+	other = other_mm(test);
+	KUNIT_EXPECT_NULL(test, folio->_creator);
+
+	map_file(c, 0, nr);
+	KUNIT_EXPECT_TRUE(test, folio_is_creator(folio, c->mm));
+	expect_creator(test, nr, false);
+	map_file(other, 0, 1);
+	KUNIT_EXPECT_TRUE(test, folio_is_creator(folio, c->mm));
+	expect_creator(test, nr, true);
+	map_file(c, 1, 1);
+	expect_creator(test, nr + 1, true);
+	unmap_ptes(other, 0, 1);
+	expect_creator(test, nr + 1, false);
+
+	/* No change while there is a mapping, whosever it is. */
+	map_file(other, 0, 2);
+	unmap_ptes(c, 0, nr);
+	unmap_ptes(c, 1, 1);
+	expect_creator(test, 0, true);
+	KUNIT_EXPECT_TRUE(test, folio_is_creator(folio, c->mm));
+	unmap_ptes(other, 1, 1);
+	expect_creator(test, 0, false);
+	unmap_ptes(other, 0, 1);
+
+	map_file(other, 0, nr);
+	KUNIT_EXPECT_TRUE(test, folio_is_creator(folio, other->mm));
+	expect_creator(test, nr, false);
+	dup_file(c, 0, nr);
+	expect_creator(test, nr, true);
+	unmap_ptes(other, 0, nr);
+	expect_creator(test, 0, true);
+	unmap_ptes(c, 0, nr);
+	expect_creator(test, 0, false);
+	KUNIT_EXPECT_EQ(test, folio_mapcounts(folio).word, 0ULL);
+}
+
+/* What drivers insert is never claimed, nor is what is not rmappable. */
+static void test_no_claim(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv, *driver;
+	struct folio *folio = new_folio(test, 4);
+	struct page *page;
+
+	driver = other_mm(test);
+	vm_flags_init(driver->vma, driver->vma->vm_flags | VM_MIXEDMAP);
+	map_file(driver, 0, 2);
+	KUNIT_EXPECT_NULL(test, folio->_creator);
+	expect_creator(test, 0, true);
+	unmap_ptes(driver, 0, 2);
+
+	page = alloc_pages(GFP_KERNEL | __GFP_COMP, 2);
+	KUNIT_ASSERT_NOT_NULL(test, page);
+	folio = c->folio;
+	c->folio = page_folio(page);
+	folio_ref_add(c->folio, 2);
+	preempt_disable();
+	folio_add_file_rmap_ptes(c->folio, page, 2, c->vma);
+	preempt_enable();
+	KUNIT_EXPECT_NULL(test, c->folio->_creator);
+	expect_creator(test, 0, true);
+	unmap_ptes(c, 0, 2);
+	KUNIT_EXPECT_EQ(test, folio_mapcounts(c->folio).word, 0ULL);
+	__free_pages(page, 2);
+	c->folio = folio;
+}
+
+/* The first to map a folio has it locked, or is told. */
+static void test_claim_unlocked(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+	struct folio *folio = new_folio(test, 4);
+
+	if (!IS_ENABLED(CONFIG_DEBUG_VM) || !folio_test_large_rmappable(folio))
+		kunit_skip(test, "needs CONFIG_DEBUG_VM, and rmappable folios");
+	folio_ref_add(folio, 1);
+	preempt_disable();
+	kunit_warning_suppress(test) {
+		folio_add_file_rmap_ptes(folio, &folio->page, 1, c->vma);
+		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 1);
+	}
+	preempt_enable();
+	unmap_ptes(c, 0, 1);
+}
+
+/* An anonymous folio changes hands when its creator has gone. */
+static void test_adopt(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv, *other;
+	struct folio *folio = new_folio(test, 4);
+
+	if (!folio_test_large_rmappable(folio))
+		kunit_skip(test, "no folio is rmappable");
+	other = other_mm(test);
+	folio_ref_add(folio, 32);
+	spin_lock(&c->mm->page_table_lock);
+	folio_add_new_anon_rmap(folio, c->vma, c->addr, RMAP_EXCLUSIVE);
+	expect_creator(test, 16, false);
+	raw_write_seqcount_begin(&c->mm->write_protect_seq);
+	KUNIT_EXPECT_EQ(test, 0, folio_try_dup_anon_rmap_ptes(folio, &folio->page, 16,
+							     other->vma, c->vma));
+	raw_write_seqcount_end(&c->mm->write_protect_seq);
+	spin_unlock(&c->mm->page_table_lock);
+	expect_creator(test, 16, true);
+
+	unmap_ptes(c, 0, 16);
+	unmap_ptes(other, 0, 3);
+	expect_creator(test, 0, true);
+	folio_lock(folio);
+	spin_lock(&other->mm->page_table_lock);
+	folio_adopt(folio, other->mm);
+	spin_unlock(&other->mm->page_table_lock);
+	folio_unlock(folio);
+	KUNIT_EXPECT_TRUE(test, folio_is_creator(folio, other->mm));
+	expect_creator(test, 13, false);
+	unmap_ptes(other, 3, 13);
+	KUNIT_EXPECT_EQ(test, folio_mapcounts(folio).word, 0ULL);
 }
 
 #define NR_THREADS	4
@@ -583,6 +758,7 @@ static void test_thp_split_first(struct kunit *test)
 	struct mm_struct *child;
 	struct folio *folio = fault_thp(test);
 
+	c->others = true;
 	expect_mapcounts(test, folio, 0, 1);
 	split_pmd(c);
 	expect_mapcounts(test, folio, nr, 0);
@@ -609,6 +785,7 @@ static void test_thp_fork_first(struct kunit *test)
 	struct mm_struct *child, *other;
 	struct folio *folio = fault_thp(test);
 
+	c->others = true;
 	child = fork_mm(test);
 	expect_mapcounts(test, folio, 0, 2);
 	split_pmd(c);
@@ -635,6 +812,7 @@ static void test_thp_cow(struct kunit *test)
 	struct mm_struct *child;
 	struct folio *folio = fault_thp(test);
 
+	c->others = true;
 	child = fork_mm(test);
 	KUNIT_ASSERT_EQ(test, 0, put_user(2, (int __user *)c->addr));
 	expect_mapcounts(test, folio, nr - 1, 1);
@@ -655,6 +833,10 @@ static struct kunit_case rmap_test_cases[] = {
 	KUNIT_CASE(test_anon_pmd),
 	KUNIT_CASE(test_hugetlb),
 	KUNIT_CASE(test_many_mappings),
+	KUNIT_CASE_PARAM(test_claim, orders_gen_params),
+	KUNIT_CASE(test_no_claim),
+	KUNIT_CASE(test_claim_unlocked),
+	KUNIT_CASE(test_adopt),
 	KUNIT_CASE_PARAM(test_race, orders_gen_params),
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 	KUNIT_CASE(test_thp_split_first),

@@ -1,0 +1,561 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Tests for what a write fault does to a large anonymous folio that is mapped by
+ * PTEs: when its pages are reused, and when they have to be copied. The page
+ * tables are real ones, of MMs that fork, unmap and exit.
+ */
+#include <kunit/test.h>
+#include <linux/mm.h>
+#include <linux/mman.h>
+#include <linux/pagewalk.h>
+#include <linux/rmap.h>
+#include <linux/sched/mm.h>
+
+#include "../internal.h"
+
+#define NR_MMS	7
+
+/*
+ * MM 0 is the test's own; the others descend from it. All have the folio at the
+ * same address.
+ */
+struct cow_ctx {
+	struct mm_struct *mms[NR_MMS];
+	unsigned long addr;
+	unsigned int order;
+	unsigned long nr;		/* pages of the folio */
+	struct folio *folio;
+	unsigned long orders_always;	/* what to restore */
+};
+
+static int cow_test_init(struct kunit *test)
+{
+	struct cow_ctx *c = kunit_kzalloc(test, sizeof(*c), GFP_KERNEL);
+	unsigned long start;
+
+	KUNIT_ASSERT_NOT_NULL(test, c);
+	test->priv = c;
+	c->orders_always = huge_anon_orders_always;
+	if (!has_transparent_hugepage())
+		kunit_skip(test, "no huge pages on this machine");
+
+	start = kunit_vm_mmap(test, NULL, 0, 2 * HPAGE_PMD_SIZE, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS, 0);
+	KUNIT_ASSERT_NE(test, start, 0);
+	KUNIT_ASSERT_FALSE(test, IS_ERR_VALUE(start));
+	c->addr = ALIGN(start, HPAGE_PMD_SIZE);
+	c->mms[0] = current->mm;
+	return 0;
+}
+
+static void mm_zap(struct cow_ctx *c, int i, unsigned long first, unsigned long nr)
+{
+	const unsigned long start = c->addr + first * PAGE_SIZE;
+	const unsigned long end = start + nr * PAGE_SIZE;
+	VMA_ITERATOR(vmi, c->mms[i], start);
+	struct vm_area_struct *vma;
+
+	mmap_read_lock(c->mms[i]);
+	for_each_vma_range(vmi, vma, end)
+		zap_vma_range(vma, max(start, vma->vm_start),
+			      min(end, vma->vm_end) - max(start, vma->vm_start));
+	mmap_read_unlock(c->mms[i]);
+}
+
+/* MM 0 lives as long as the test: its mappings go. */
+static void mm_exit(struct cow_ctx *c, int i)
+{
+	if (!c->mms[i])
+		return;
+	if (!i) {
+		mm_zap(c, 0, 0, HPAGE_PMD_NR);
+		return;
+	}
+	mmput(c->mms[i]);
+	c->mms[i] = NULL;
+}
+
+static void mms_exit(struct cow_ctx *c)
+{
+	int i;
+
+	for (i = 0; i < NR_MMS; i++)
+		mm_exit(c, i);
+}
+
+static void cow_test_exit(struct kunit *test)
+{
+	struct cow_ctx *c = test->priv;
+	int i;
+
+	for (i = 1; i < NR_MMS; i++)
+		mm_exit(c, i);
+	huge_anon_orders_always = c->orders_always;
+}
+
+static void mm_fork(struct kunit *test, int from, int to)
+{
+	struct cow_ctx *c = test->priv;
+	struct mm_struct *child = mm_alloc();
+
+	KUNIT_ASSERT_NOT_NULL(test, child);
+	child->task_size = c->mms[from]->task_size;
+	c->mms[to] = child;
+	KUNIT_ASSERT_EQ(test, 0, dup_mmap(child, c->mms[from]));
+}
+
+static void mm_fault(struct kunit *test, int i, unsigned long page, unsigned int flags)
+{
+	struct cow_ctx *c = test->priv;
+	int ret;
+
+	mmap_read_lock(c->mms[i]);
+	ret = fixup_user_fault(c->mms[i], c->addr + page * PAGE_SIZE, flags, NULL);
+	mmap_read_unlock(c->mms[i]);
+	KUNIT_ASSERT_EQ(test, 0, ret);
+}
+
+static void mm_write(struct kunit *test, int i, unsigned long page)
+{
+	mm_fault(test, i, page, FAULT_FLAG_WRITE);
+}
+
+struct mapping {
+	unsigned long pfn;	/* 0: none */
+	bool by_pte;
+	bool writable;
+	bool exclusive;
+};
+
+static struct mapping mm_mapping(struct cow_ctx *c, int i, unsigned long page)
+{
+	const unsigned long addr = c->addr + page * PAGE_SIZE;
+	struct mapping m = {};
+	struct vm_area_struct *vma;
+	struct folio_walk fw;
+
+	mmap_read_lock(c->mms[i]);
+	vma = vma_lookup(c->mms[i], addr);
+	if (vma && folio_walk_start(&fw, vma, addr, 0)) {
+		m.pfn = page_to_pfn(fw.page);
+		m.by_pte = fw.level == FW_LEVEL_PTE;
+		m.writable = m.by_pte && pte_write(fw.pte);
+		m.exclusive = PageAnonExclusive(fw.page);
+		folio_walk_end(&fw, vma);
+	}
+	mmap_read_unlock(c->mms[i]);
+	return m;
+}
+
+static bool mm_maps(struct cow_ctx *c, int i, unsigned long page)
+{
+	return mm_mapping(c, i, page).pfn == folio_pfn(c->folio) + page;
+}
+
+/* Entries of MM @i that map their page of the folio, with write access. */
+static unsigned long mm_nr_writable(struct cow_ctx *c, int i)
+{
+	unsigned long page, count = 0;
+
+	for (page = 0; page < c->nr; page++) {
+		const struct mapping m = mm_mapping(c, i, page);
+
+		count += m.pfn == folio_pfn(c->folio) + page &&
+			 m.writable && m.exclusive;
+	}
+	return count;
+}
+
+static void mm_split_pmd(struct cow_ctx *c, int i)
+{
+	mmap_read_lock(c->mms[i]);
+	split_huge_pmd_address(vma_lookup(c->mms[i], c->addr), c->addr, false);
+	mmap_read_unlock(c->mms[i]);
+}
+
+/* Have a write fault map one folio of that order; by PTEs, whatever its size. */
+static void new_folio(struct kunit *test, unsigned int order)
+{
+	struct cow_ctx *c = test->priv;
+
+	c->order = order;
+	c->nr = 1UL << order;
+	huge_anon_orders_always = BIT(order);
+	mm_write(test, 0, 0);
+	huge_anon_orders_always = c->orders_always;
+
+	mm_split_pmd(c, 0);
+
+	c->folio = pfn_folio(mm_mapping(c, 0, 0).pfn);
+	if (folio_order(c->folio) != order)
+		kunit_skip(test, "the fault did not map a folio of order %u", order);
+	KUNIT_ASSERT_TRUE(test, mm_mapping(c, 0, 0).by_pte);
+	KUNIT_ASSERT_EQ(test, mm_nr_writable(c, 0), c->nr);
+}
+
+static const unsigned int orders[] = { 2, 4, HPAGE_PMD_ORDER };
+
+static void order_desc(const unsigned int *order, char *desc)
+{
+	snprintf(desc, KUNIT_PARAM_DESC_SIZE, "order %u", *order);
+}
+
+KUNIT_ARRAY_PARAM(orders, orders, order_desc);
+
+static struct cow_ctx *folio_of_param(struct kunit *test)
+{
+	new_folio(test, *(const unsigned int *)test->param_value);
+	return test->priv;
+}
+
+/* "a>b": MM a forks MM b; "ax": MM a exits. */
+static const struct tree {
+	const char *desc;
+	const char *steps;
+	int writer;
+	bool shared;	/* somebody else still maps the folio */
+} trees[] = {
+	{ "child exited",		"0>1 1x", 0 },
+	{ "parent exited",		"0>1 0x", 1 },
+	{ "grandchild alone",		"0>1 1>2 0x 1x", 2 },
+	{ "middle one first",		"0>1 1>2 1x 0x", 2 },
+	{ "grandparent alone",		"0>1 1>2 1x 2x", 0 },
+	{ "middle one alone",		"0>1 1>2 2x 0x", 1 },
+	{ "one of five children",	"0>1 0>2 0>3 0>4 0>5 0x 1x 2x 4x 5x", 3 },
+	{ "parent of five children",	"0>1 0>2 0>3 0>4 0>5 5x 1x 2x 4x 3x", 0 },
+	{ "forked again",		"0>1 0x 1>2 2x 1>3 1x", 3 },
+	{ "child alive",		"0>1", 0, true },
+	{ "parent alive",		"0>1", 1, true },
+	{ "sibling alive",		"0>1 0>2 0x", 1, true },
+	{ "grandparent alive",		"0>1 1>2 1x", 2, true },
+	{ "grandchild alive",		"0>1 1>2 0x", 1, true },
+	{ "last of five alive",		"0>1 0>2 0>3 0>4 0>5 0x 1x 2x 4x", 3, true },
+};
+
+static void tree_desc(const struct tree *tree, char *desc)
+{
+	snprintf(desc, KUNIT_PARAM_DESC_SIZE, "%s", tree->desc);
+}
+
+KUNIT_ARRAY_PARAM(trees, trees, tree_desc);
+
+static void grow_tree(struct kunit *test, const char *steps)
+{
+	while (*steps) {
+		const int who = *steps++ - '0';
+
+		if (*steps++ == '>')
+			mm_fork(test, who, *steps++ - '0');
+		else
+			mm_exit(test->priv, who);
+		if (*steps == ' ')
+			steps++;
+	}
+}
+
+/*
+ * Whoever is alone has the folio, all of it with one fault; nobody else may. The
+ * others keep theirs.
+ */
+static void test_tree(struct kunit *test)
+{
+	const struct tree *tree = test->param_value;
+	struct cow_ctx *c = test->priv;
+	unsigned long page;
+	int o, i;
+
+	for (o = 0; o < ARRAY_SIZE(orders); o++) {
+		new_folio(test, orders[o]);
+		grow_tree(test, tree->steps);
+		for (page = c->nr / 2; page < c->nr; page += max(c->nr / 4, 1)) {
+			mm_write(test, tree->writer, page);
+			KUNIT_EXPECT_EQ_MSG(test, !tree->shared,
+					    mm_maps(c, tree->writer, page),
+					    "order %u, page %lu", orders[o], page);
+			KUNIT_EXPECT_EQ_MSG(test, tree->shared ? 0 : c->nr,
+					    mm_nr_writable(c, tree->writer),
+					    "order %u, page %lu", orders[o], page);
+		}
+		/* It is adopted, and known to be shared no more. */
+		KUNIT_EXPECT_EQ_MSG(test, !tree->shared,
+				    folio_is_creator(c->folio, c->mms[tree->writer]) &&
+				    !folio_maybe_mapped_shared(c->folio),
+				    "order %u", orders[o]);
+		for (i = 0; i < NR_MMS; i++) {
+			if (i && i != tree->writer && c->mms[i])
+				KUNIT_EXPECT_TRUE(test, mm_maps(c, i, 0));
+		}
+		mms_exit(c);
+	}
+}
+
+/*
+ * As many references and mappings as pages, and yet the folio is not exclusive:
+ * each of two MMs maps one half of it, a part, or all but one page.
+ */
+static void test_parts(struct kunit *test)
+{
+	static const unsigned int quarters[] = { 2, 1, 3 };
+	struct cow_ctx *c = folio_of_param(test);
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(quarters); i++) {
+		const unsigned long mine = c->nr * quarters[i] / 4;
+
+		if (i)
+			new_folio(test, c->order);
+		mm_fork(test, 0, 1);
+		mm_zap(c, 1, 0, mine);
+		mm_zap(c, 0, mine, c->nr - mine);
+		KUNIT_EXPECT_EQ(test, folio_mapcount(c->folio), c->nr);
+		KUNIT_EXPECT_EQ(test, folio_ref_count(c->folio), c->nr);
+
+		mm_write(test, 0, 0);
+		KUNIT_EXPECT_FALSE(test, mm_maps(c, 0, 0));
+		KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), 0);
+		if (mine > 1) {
+			mm_write(test, 1, mine);
+			KUNIT_EXPECT_FALSE(test, mm_maps(c, 1, mine));
+			KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 1), 0);
+		}
+		mms_exit(c);
+	}
+}
+
+/* What remains of a part, after the other MM has gone, is exclusive. */
+static void test_part_alone(struct kunit *test)
+{
+	struct cow_ctx *c = folio_of_param(test);
+
+	mm_fork(test, 0, 1);
+	mm_zap(c, 1, 0, c->nr / 2);
+	mm_zap(c, 0, c->nr / 2, c->nr / 2);
+	mm_exit(c, 0);
+	mm_write(test, 1, c->nr - 1);
+	KUNIT_EXPECT_TRUE(test, mm_maps(c, 1, c->nr - 1));
+	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 1), c->nr / 2);
+}
+
+/* A PMD that is the only mapping makes its MM the creator, too. */
+static void test_pmd(struct kunit *test)
+{
+	struct cow_ctx *c = test->priv;
+
+	huge_anon_orders_always = BIT(HPAGE_PMD_ORDER);
+	mm_write(test, 0, 0);
+	if (mm_mapping(c, 0, 0).by_pte)
+		kunit_skip(test, "the fault did not map a THP");
+	c->folio = pfn_folio(mm_mapping(c, 0, 0).pfn);
+	mm_fork(test, 0, 1);
+	KUNIT_EXPECT_TRUE(test, folio_maybe_mapped_shared(c->folio));
+	mm_exit(c, 0);
+	KUNIT_EXPECT_TRUE(test, folio_is_creator(c->folio, c->mms[0]));
+	mm_write(test, 1, 3);
+	KUNIT_EXPECT_TRUE(test, folio_is_creator(c->folio, c->mms[1]));
+	KUNIT_EXPECT_EQ(test, folio_mapcounts_creator(folio_mapcounts(c->folio)),
+			HPAGE_PMD_NR);
+
+	mm_split_pmd(c, 1);
+	KUNIT_EXPECT_FALSE(test, folio_maybe_mapped_shared(c->folio));
+	mm_fork(test, 1, 2);
+	KUNIT_EXPECT_TRUE(test, folio_maybe_mapped_shared(c->folio));
+	mm_exit(c, 2);
+	KUNIT_EXPECT_FALSE(test, folio_maybe_mapped_shared(c->folio));
+}
+
+/* Only one page is still mapped: its copy lets the folio be freed. */
+static void test_last_page(struct kunit *test)
+{
+	struct cow_ctx *c = folio_of_param(test);
+
+	mm_fork(test, 0, 1);
+	mm_exit(c, 1);
+	mm_zap(c, 0, 1, c->nr - 1);
+	folio_get(c->folio);
+	mm_write(test, 0, 0);
+	KUNIT_EXPECT_FALSE(test, mm_maps(c, 0, 0));
+	KUNIT_EXPECT_EQ(test, folio_ref_count(c->folio), 1);
+	folio_put(c->folio);
+}
+
+/* Anybody's reference, to any page, means that pages have to be copied. */
+static void test_reference(struct kunit *test)
+{
+	struct cow_ctx *c = folio_of_param(test);
+
+	mm_fork(test, 0, 1);
+	mm_exit(c, 1);
+	get_page(folio_page(c->folio, c->nr - 1));
+	mm_write(test, 0, 0);
+	KUNIT_EXPECT_FALSE(test, mm_maps(c, 0, 0));
+	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), 0);
+	put_page(folio_page(c->folio, c->nr - 1));
+
+	mm_write(test, 0, 1);
+	KUNIT_EXPECT_TRUE(test, mm_maps(c, 0, 1));
+	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), c->nr - 1);
+}
+
+/* Several VMAs of one MM map the folio: it is still one MM. */
+static void test_vmas(struct kunit *test)
+{
+	struct cow_ctx *c = folio_of_param(test);
+
+	KUNIT_ASSERT_EQ(test, 0, do_madvise(c->mms[0], c->addr + PAGE_SIZE, PAGE_SIZE,
+					    MADV_NOHUGEPAGE));
+	mm_fork(test, 0, 1);
+	mm_exit(c, 1);
+	mm_write(test, 0, 1);
+	KUNIT_EXPECT_TRUE(test, mm_maps(c, 0, 1));
+	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), 1);
+	mm_write(test, 0, 0);
+	KUNIT_EXPECT_TRUE(test, mm_maps(c, 0, 0));
+	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), 2);
+	mm_write(test, 0, c->nr - 1);
+	KUNIT_EXPECT_TRUE(test, mm_maps(c, 0, c->nr - 1));
+	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), c->nr);
+}
+
+/* Entries in between that are not there, or map something else. */
+static void test_holes(struct kunit *test)
+{
+	struct cow_ctx *c = folio_of_param(test);
+
+	mm_fork(test, 0, 1);
+	mm_write(test, 0, 1);			/* a copy */
+	mm_exit(c, 1);
+	mm_zap(c, 0, c->nr - 1, 1);		/* nothing */
+	mm_write(test, 0, 0);
+	KUNIT_EXPECT_TRUE(test, mm_maps(c, 0, 0));
+	KUNIT_EXPECT_FALSE(test, mm_maps(c, 0, 1));
+	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), c->nr - 2);
+}
+
+/* A reader who needs the page to be exclusive does not make it writable. */
+static void test_unshare(struct kunit *test)
+{
+	struct cow_ctx *c = folio_of_param(test);
+
+	mm_fork(test, 0, 1);
+	mm_exit(c, 1);
+	mm_fault(test, 0, 0, FAULT_FLAG_UNSHARE);
+	KUNIT_EXPECT_TRUE(test, mm_maps(c, 0, 0));
+	KUNIT_EXPECT_TRUE(test, mm_mapping(c, 0, 0).exclusive);
+	KUNIT_EXPECT_TRUE(test, mm_mapping(c, 0, c->nr - 1).exclusive);
+	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), 0);
+	mm_write(test, 0, 0);
+	KUNIT_EXPECT_TRUE(test, mm_maps(c, 0, 0));
+}
+
+static pte_t make_protnone(pte_t pte)
+{
+	return pte_modify(pte, PAGE_NONE);
+}
+
+static pte_t make_clean(pte_t pte)
+{
+	return pte_mkclean(pte);
+}
+
+static pte_t make_old(pte_t pte)
+{
+	return pte_mkold(pte);
+}
+
+static pte_t make_soft_clean(pte_t pte)
+{
+	return pte_clear_soft_dirty(pte);
+}
+
+static const struct entry {
+	const char *desc;
+	pte_t (*make)(pte_t pte);
+	bool kept;	/* it needs a write fault of its own */
+	bool possible;
+} entries[] = {
+	{ "NUMA hinting", make_protnone, true, IS_ENABLED(CONFIG_NUMA_BALANCING) },
+	{ "soft-dirty", make_soft_clean, true, IS_ENABLED(CONFIG_MEM_SOFT_DIRTY) },
+	{ "clean", make_clean, false, true },
+	{ "old", make_old, false, true },
+};
+
+static void entry_desc(const struct entry *entry, char *desc)
+{
+	snprintf(desc, KUNIT_PARAM_DESC_SIZE, "%s", entry->desc);
+}
+
+KUNIT_ARRAY_PARAM(entries, entries, entry_desc);
+
+/* Change the entry of a page, and return what it was. */
+static pte_t change_entry(struct kunit *test, unsigned long page,
+			  pte_t (*make)(pte_t pte))
+{
+	struct cow_ctx *c = test->priv;
+	const unsigned long addr = c->addr + page * PAGE_SIZE;
+	struct vm_area_struct *vma;
+	struct folio_walk fw = {};
+
+	mmap_write_lock(c->mms[0]);
+	vma = vma_lookup(c->mms[0], addr);
+	vma_start_write(vma);
+	if (folio_walk_start(&fw, vma, addr, 0)) {
+		if (make)
+			set_pte_at(c->mms[0], addr, fw.ptep, make(fw.pte));
+		folio_walk_end(&fw, vma);
+	}
+	flush_tlb_page(vma, addr);
+	mmap_write_unlock(c->mms[0]);
+	return fw.pte;
+}
+
+/* An entry that write faults are wanted for keeps its own; no other suffers. */
+static void test_entry(struct kunit *test)
+{
+	const struct entry *entry = test->param_value;
+	struct cow_ctx *c = test->priv;
+	pte_t before, after;
+
+	if (!entry->possible)
+		kunit_skip(test, "not in this kernel");
+	new_folio(test, 4);
+	mm_fork(test, 0, 1);
+	mm_exit(c, 1);
+	mmap_write_lock(c->mms[0]);
+	vm_flags_clear(vma_lookup(c->mms[0], c->addr), VM_SOFTDIRTY);
+	mmap_write_unlock(c->mms[0]);
+
+	change_entry(test, 5, entry->make);
+	before = change_entry(test, 5, NULL);
+	mm_write(test, 0, 8);
+	after = change_entry(test, 5, NULL);
+	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), 16 - entry->kept);
+	KUNIT_EXPECT_EQ(test, pte_dirty(before), pte_dirty(after));
+	KUNIT_EXPECT_EQ(test, pte_soft_dirty(before), pte_soft_dirty(after));
+	KUNIT_EXPECT_EQ(test, pte_protnone(before), pte_protnone(after));
+
+	mm_write(test, 0, 5);
+	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), 16);
+}
+
+static struct kunit_case cow_test_cases[] = {
+	KUNIT_CASE_PARAM(test_tree, trees_gen_params),
+	KUNIT_CASE_PARAM(test_parts, orders_gen_params),
+	KUNIT_CASE_PARAM(test_part_alone, orders_gen_params),
+	KUNIT_CASE(test_pmd),
+	KUNIT_CASE_PARAM(test_last_page, orders_gen_params),
+	KUNIT_CASE_PARAM(test_reference, orders_gen_params),
+	KUNIT_CASE_PARAM(test_vmas, orders_gen_params),
+	KUNIT_CASE_PARAM(test_holes, orders_gen_params),
+	KUNIT_CASE_PARAM(test_unshare, orders_gen_params),
+	KUNIT_CASE_PARAM(test_entry, entries_gen_params),
+	{}
+};
+
+static struct kunit_suite cow_test_suite = {
+	.name = "cow",
+	.init = cow_test_init,
+	.exit = cow_test_exit,
+	.test_cases = cow_test_cases,
+};
+
+kunit_test_suite(cow_test_suite);

@@ -50,9 +50,9 @@ static int cow_test_init(struct kunit *test)
 
 static void mm_zap(struct cow_ctx *c, int i, unsigned long first, unsigned long nr)
 {
+	VMA_ITERATOR(vmi, c->mms[i], c->addr + first * PAGE_SIZE);
 	const unsigned long start = c->addr + first * PAGE_SIZE;
 	const unsigned long end = start + nr * PAGE_SIZE;
-	VMA_ITERATOR(vmi, c->mms[i], start);
 	struct vm_area_struct *vma;
 
 	mmap_read_lock(c->mms[i]);

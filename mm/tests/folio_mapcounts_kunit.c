@@ -184,14 +184,27 @@ static void test_answers(struct kunit *test)
 /* Counts of the creator that are certainly wrong, and one that may be right. */
 static void test_creator_possible(struct kunit *test)
 {
-	KUNIT_EXPECT_FALSE(test, folio_mapcounts_creator_possible(make(0, 0, 1), 16));
-	KUNIT_EXPECT_FALSE(test, folio_mapcounts_creator_possible(make(15, 0, 16), 16));
-	KUNIT_EXPECT_FALSE(test, folio_mapcounts_creator_possible(make(3, 1, 20), 16));
-	KUNIT_EXPECT_TRUE(test, folio_mapcounts_creator_possible(make(3, 1, 19), 16));
-	KUNIT_EXPECT_FALSE(test, folio_mapcounts_creator_possible(
-					make(0, 0, CREATOR_TOP), 16));
-	KUNIT_EXPECT_TRUE(test, folio_mapcounts_creator_possible(
-					make(CREATOR_TOP + 1, 0, CREATOR_TOP), 16));
+	static const struct {
+		unsigned int ptes, entire, creator;
+		bool possible;
+	} table[] = {
+		{ 0, 0, 1 },
+		{ 15, 0, 16 },
+		{ 3, 1, 20 },
+		{ 3, 1, 19, true },
+		{ 0, 0, CREATOR_TOP },
+		{ CREATOR_TOP + 1, 0, CREATOR_TOP, true },
+	};
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(table); i++) {
+		const struct folio_mapcounts mc =
+			make(table[i].ptes, table[i].entire, table[i].creator);
+
+		KUNIT_EXPECT_EQ_MSG(test, table[i].possible,
+				    folio_mapcounts_creator_possible(mc, 16),
+				    "table[%d]", i);
+	}
 }
 
 enum op { MAP_PTES, MAP_ENTIRE, SPLIT };

@@ -593,8 +593,9 @@ static void test_adopt(struct kunit *test)
 	folio_add_new_anon_rmap(folio, c->vma, c->addr, RMAP_EXCLUSIVE);
 	expect_creator(test, 16, false);
 	raw_write_seqcount_begin(&c->mm->write_protect_seq);
-	KUNIT_EXPECT_EQ(test, 0, folio_try_dup_anon_rmap_ptes(folio, &folio->page, 16,
-							     other->vma, c->vma));
+	KUNIT_EXPECT_EQ(test, 0,
+			folio_try_dup_anon_rmap_ptes(folio, &folio->page, 16,
+						     other->vma, c->vma));
 	raw_write_seqcount_end(&c->mm->write_protect_seq);
 	spin_unlock(&c->mm->page_table_lock);
 	expect_creator(test, 16, true);

@@ -5,6 +5,7 @@
  * tables are real ones, of MMs that fork, unmap and exit.
  */
 #include <kunit/test.h>
+#include <linux/math64.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/pagewalk.h>
@@ -363,6 +364,51 @@ static void test_pmd(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, folio_maybe_mapped_shared(c->folio));
 }
 
+static bool mm_shared(struct cow_ctx *c, int i, unsigned long page)
+{
+	const unsigned long addr = c->addr + page * PAGE_SIZE;
+	struct vm_area_struct *vma;
+	struct folio *folio;
+	struct folio_walk fw;
+	bool shared = true;
+
+	mmap_read_lock(c->mms[i]);
+	vma = vma_lookup(c->mms[i], addr);
+	folio = folio_walk_start(&fw, vma, addr, 0);
+	if (folio) {
+		shared = folio_maybe_mapped_shared_pte(folio, fw.page, vma, addr,
+						       fw.ptep);
+		folio_walk_end(&fw, vma);
+	}
+	mmap_read_unlock(c->mms[i]);
+	return shared;
+}
+
+/* Who is alone is so before it writes, whoever had created the folio. */
+static void test_shared(struct kunit *test)
+{
+	struct cow_ctx *c = folio_of_param(test);
+
+	KUNIT_EXPECT_FALSE(test, mm_shared(c, 0, 0));
+	mm_fork(test, 0, 1);
+	KUNIT_EXPECT_TRUE(test, mm_shared(c, 0, 0));
+	KUNIT_EXPECT_TRUE(test, mm_shared(c, 1, c->nr - 1));
+	mm_fork(test, 1, 2);
+	mm_exit(c, 0);
+	KUNIT_EXPECT_TRUE(test, mm_shared(c, 1, 0));
+	KUNIT_EXPECT_TRUE(test, mm_shared(c, 2, 0));
+
+	/* As many mappings as pages, of two MMs. */
+	mm_zap(c, 1, 0, c->nr / 2);
+	mm_zap(c, 2, c->nr / 2, c->nr / 2);
+	KUNIT_EXPECT_TRUE(test, mm_shared(c, 1, c->nr - 1));
+	KUNIT_EXPECT_TRUE(test, mm_shared(c, 2, 0));
+	mm_exit(c, 1);
+	KUNIT_EXPECT_TRUE(test, folio_maybe_mapped_shared(c->folio));
+	KUNIT_EXPECT_FALSE(test, mm_shared(c, 2, 0));
+	KUNIT_EXPECT_FALSE(test, mm_shared(c, 2, c->nr / 2 - 1));
+}
+
 /* Only one page is still mapped: its copy lets the folio be freed. */
 static void test_last_page(struct kunit *test)
 {
@@ -537,17 +583,100 @@ static void test_entry(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), 16);
 }
 
+/* Entries of MM @i that are part of a contpte block. */
+static unsigned long mm_nr_contpte(struct cow_ctx *c, int i)
+{
+	unsigned long count = 0;
+#ifdef CONFIG_ARM64_CONTPTE
+	struct vm_area_struct *vma;
+	struct folio_walk fw;
+	unsigned long page;
+
+	mmap_read_lock(c->mms[i]);
+	vma = vma_lookup(c->mms[i], c->addr);
+	for (page = 0; page < c->nr; page++) {
+		if (!folio_walk_start(&fw, vma, c->addr + page * PAGE_SIZE, 0))
+			continue;
+		count += fw.level == FW_LEVEL_PTE && pte_cont(__ptep_get(fw.ptep));
+		folio_walk_end(&fw, vma);
+	}
+	mmap_read_unlock(c->mms[i]);
+#endif
+	return count;
+}
+
+/* What the TLB of arm64 can hold in one entry still is one after the reuse. */
+static void test_contpte(struct kunit *test)
+{
+	struct cow_ctx *c = folio_of_param(test);
+
+	if (mm_nr_contpte(c, 0) != c->nr)
+		kunit_skip(test, "entries of this folio are not folded");
+	mm_fork(test, 0, 1);
+	KUNIT_EXPECT_EQ(test, mm_nr_contpte(c, 0), c->nr);
+	mm_exit(c, 0);
+	mm_write(test, 1, 3);
+	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 1), c->nr);
+	KUNIT_EXPECT_EQ(test, mm_nr_contpte(c, 1), c->nr);
+}
+
+/*
+ * How long a write fault takes: one that copies a page since the folio has other
+ * references; one that copies, too, but has read all entries before, because
+ * another MM, the creator, maps the other half; and one that reuses the whole
+ * folio. Only to be read: the times depend on too much.
+ */
+static void test_cost(struct kunit *test)
+{
+	struct cow_ctx *c = folio_of_param(test);
+	const unsigned long half = c->nr / 2;
+	u64 copy, vain, reuse;
+	unsigned long page;
+
+	mm_fork(test, 0, 1);
+	mm_zap(c, 0, half, half);
+	copy = ktime_get_ns();
+	for (page = 0; page < half / 2; page++)
+		mm_write(test, 0, page);
+	copy = ktime_get_ns() - copy;
+	mms_exit(c);
+
+	new_folio(test, c->order);
+	mm_fork(test, 0, 1);
+	mm_zap(c, 0, half, half);
+	mm_zap(c, 1, 0, half);
+	vain = ktime_get_ns();
+	for (page = half; page < half + half / 2; page++)
+		mm_write(test, 1, page);
+	vain = ktime_get_ns() - vain;
+	mms_exit(c);
+
+	new_folio(test, c->order);
+	mm_fork(test, 0, 1);
+	mm_exit(c, 1);
+	reuse = ktime_get_ns();
+	mm_write(test, 0, 0);
+	reuse = ktime_get_ns() - reuse;
+	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), c->nr);
+
+	kunit_info(test, "order %u, ns: a copy %llu, after a search in vain %llu; reuse of all %llu\n",
+		   c->order, div64_ul(copy, half / 2), div64_ul(vain, half / 2), reuse);
+}
+
 static struct kunit_case cow_test_cases[] = {
 	KUNIT_CASE_PARAM(test_tree, trees_gen_params),
 	KUNIT_CASE_PARAM(test_parts, orders_gen_params),
 	KUNIT_CASE_PARAM(test_part_alone, orders_gen_params),
 	KUNIT_CASE(test_pmd),
+	KUNIT_CASE_PARAM(test_shared, orders_gen_params),
 	KUNIT_CASE_PARAM(test_last_page, orders_gen_params),
 	KUNIT_CASE_PARAM(test_reference, orders_gen_params),
 	KUNIT_CASE_PARAM(test_vmas, orders_gen_params),
 	KUNIT_CASE_PARAM(test_holes, orders_gen_params),
 	KUNIT_CASE_PARAM(test_unshare, orders_gen_params),
 	KUNIT_CASE_PARAM(test_entry, entries_gen_params),
+	KUNIT_CASE_PARAM(test_contpte, orders_gen_params),
+	KUNIT_CASE_PARAM(test_cost, orders_gen_params),
 	{}
 };
 

@@ -26,7 +26,8 @@ struct cow_ctx {
 	unsigned int order;
 	unsigned long nr;		/* pages of the folio */
 	struct folio *folio;
-	unsigned long orders_always;	/* what to restore */
+	/* What to restore */
+	unsigned long orders_always, orders_inherit;
 };
 
 static int cow_test_init(struct kunit *test)
@@ -37,6 +38,7 @@ static int cow_test_init(struct kunit *test)
 	KUNIT_ASSERT_NOT_NULL(test, c);
 	test->priv = c;
 	c->orders_always = huge_anon_orders_always;
+	c->orders_inherit = huge_anon_orders_inherit;
 	if (!has_transparent_hugepage())
 		kunit_skip(test, "no huge pages on this machine");
 
@@ -46,7 +48,15 @@ static int cow_test_init(struct kunit *test)
 	KUNIT_ASSERT_FALSE(test, IS_ERR_VALUE(start));
 	c->addr = ALIGN(start, HPAGE_PMD_SIZE);
 	c->mms[0] = current->mm;
-	return 0;
+	/* It is worth compaction. */
+	return do_madvise(current->mm, c->addr, HPAGE_PMD_SIZE, MADV_HUGEPAGE);
+}
+
+/* Have write faults map folios of one order, or as before. */
+static void set_order(struct cow_ctx *c, unsigned int order)
+{
+	huge_anon_orders_always = order ? BIT(order) : c->orders_always;
+	huge_anon_orders_inherit = order ? 0 : c->orders_inherit;
 }
 
 static void mm_zap(struct cow_ctx *c, int i, unsigned long first, unsigned long nr)
@@ -91,7 +101,7 @@ static void cow_test_exit(struct kunit *test)
 
 	for (i = 1; i < NR_MMS; i++)
 		mm_exit(c, i);
-	huge_anon_orders_always = c->orders_always;
+	set_order(c, 0);
 }
 
 static void mm_fork(struct kunit *test, int from, int to)
@@ -181,9 +191,9 @@ static void new_folio(struct kunit *test, unsigned int order)
 
 	c->order = order;
 	c->nr = 1UL << order;
-	huge_anon_orders_always = BIT(order);
+	set_order(c, order);
 	mm_write(test, 0, 0);
-	huge_anon_orders_always = c->orders_always;
+	set_order(c, 0);
 
 	mm_split_pmd(c, 0);
 
@@ -342,7 +352,7 @@ static void test_pmd(struct kunit *test)
 {
 	struct cow_ctx *c = test->priv;
 
-	huge_anon_orders_always = BIT(HPAGE_PMD_ORDER);
+	set_order(c, HPAGE_PMD_ORDER);
 	mm_write(test, 0, 0);
 	if (mm_mapping(c, 0, 0).by_pte)
 		kunit_skip(test, "the fault did not map a THP");

@@ -570,12 +570,12 @@ static void test_claim_unlocked(struct kunit *test)
 	if (!IS_ENABLED(CONFIG_DEBUG_VM) || !folio_test_large_rmappable(folio))
 		kunit_skip(test, "needs CONFIG_DEBUG_VM, and rmappable folios");
 	folio_ref_add(folio, 1);
-	preempt_disable();
 	kunit_warning_suppress(test) {
+		preempt_disable();
 		folio_add_file_rmap_ptes(folio, &folio->page, 1, c->vma);
+		preempt_enable();
 		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 1);
 	}
-	preempt_enable();
 	unmap_ptes(c, 0, 1);
 }
 

@@ -14,7 +14,8 @@
 
 #include "../internal.h"
 
-#define NR_MMS	7
+#define NR_MMS		7
+#define NR_FOLIOS	4	/* in one test, one after the other */
 
 /*
  * MM 0 is the test's own; the others descend from it. All have the folio at the
@@ -42,14 +43,15 @@ static int cow_test_init(struct kunit *test)
 	if (!has_transparent_hugepage())
 		kunit_skip(test, "no huge pages on this machine");
 
-	start = kunit_vm_mmap(test, NULL, 0, 2 * HPAGE_PMD_SIZE, PROT_READ | PROT_WRITE,
-			      MAP_PRIVATE | MAP_ANONYMOUS, 0);
+	start = kunit_vm_mmap(test, NULL, 0, (NR_FOLIOS + 2) * HPAGE_PMD_SIZE,
+			      PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, 0);
 	KUNIT_ASSERT_NE(test, start, 0);
 	KUNIT_ASSERT_FALSE(test, IS_ERR_VALUE(start));
 	c->addr = ALIGN(start, HPAGE_PMD_SIZE);
 	c->mms[0] = current->mm;
 	/* It is worth compaction. */
-	return do_madvise(current->mm, c->addr, HPAGE_PMD_SIZE, MADV_HUGEPAGE);
+	return do_madvise(current->mm, c->addr, (NR_FOLIOS + 1) * HPAGE_PMD_SIZE,
+			  MADV_HUGEPAGE);
 }
 
 /* Have write faults map folios of one order, or as before. */
@@ -189,6 +191,8 @@ static void new_folio(struct kunit *test, unsigned int order)
 {
 	struct cow_ctx *c = test->priv;
 
+	/* Where no page table was left behind, so that a PMD can map it. */
+	c->addr += HPAGE_PMD_SIZE;
 	c->order = order;
 	c->nr = 1UL << order;
 	set_order(c, order);
@@ -550,13 +554,16 @@ static pte_t change_entry(struct kunit *test, unsigned long page,
 	const unsigned long addr = c->addr + page * PAGE_SIZE;
 	struct vm_area_struct *vma;
 	struct folio_walk fw = {};
+	pte_t pte;
 
 	mmap_write_lock(c->mms[0]);
 	vma = vma_lookup(c->mms[0], addr);
 	vma_start_write(vma);
 	if (folio_walk_start(&fw, vma, addr, 0)) {
-		if (make)
-			set_pte_at(c->mms[0], addr, fw.ptep, make(fw.pte));
+		if (make) {
+			pte = ptep_modify_prot_start(vma, addr, fw.ptep);
+			ptep_modify_prot_commit(vma, addr, fw.ptep, pte, make(pte));
+		}
 		folio_walk_end(&fw, vma);
 	}
 	flush_tlb_page(vma, addr);

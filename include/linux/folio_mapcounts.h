@@ -40,6 +40,7 @@
  *     map a PMD or PUD                          + 1     + nr_pages
  *     unmap a PMD or PUD                        - 1     - nr_pages
  *     split a PMD into PTEs          + nr_pages - 1
+ *     adopt the folio                                   + nr_pages mapped
  *
  * What a reader may conclude from one snapshot stands at each function below.
  *
@@ -78,7 +79,7 @@
  * dead one has no mappings left, the count is 0, and all mappings of the other
  * will be counted.
  *
- * Never claimed, and so never exclusive by this count when mapped more than
+ * Never claimed by that, and so not exclusive by this count when mapped more than
  * once: folios that drivers insert (vm_insert_page() and the like take no folio
  * lock), ZONE_DEVICE folios of file systems, and hugetlb folios.
  */

@@ -605,7 +605,7 @@ static void test_adopt(struct kunit *test)
 	expect_creator(test, 0, true);
 	folio_lock(folio);
 	spin_lock(&other->mm->page_table_lock);
-	folio_adopt(folio, other->mm);
+	folio_adopt(folio, other->mm, 13);
 	spin_unlock(&other->mm->page_table_lock);
 	folio_unlock(folio);
 	KUNIT_EXPECT_TRUE(test, folio_is_creator(folio, other->mm));
@@ -822,6 +822,31 @@ static void test_thp_cow(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0, vm_munmap(c->addr, HPAGE_PMD_SIZE));
 	expect_mapcounts(test, folio, 0, 0);
 }
+
+/* At the bound of PMDs, fork() splits the PMD and duplicates PTEs. */
+static void test_thp_fork_bound(struct kunit *test)
+{
+	const u64 one = FOLIO_MAPCOUNTS_ENTIRE;
+	const u64 others = (FOLIO_MAPCOUNTS_ENTIRE_MAX - 2) * one;
+	struct rmap_ctx *c = test->priv;
+	const int nr = HPAGE_PMD_NR;
+	struct mm_struct *child, *last;
+	struct folio *folio = fault_thp(test);
+
+	c->others = true;
+	atomic64_add(others, &folio->_mapcounts);
+	last = fork_mm(test);
+	expect_mapcounts(test, folio, 0, FOLIO_MAPCOUNTS_ENTIRE_MAX);
+	KUNIT_EXPECT_FALSE(test, folio_can_add_entire(folio));
+
+	child = fork_mm(test);
+	expect_mapcounts(test, folio, 2 * nr, FOLIO_MAPCOUNTS_ENTIRE_MAX - 1);
+	KUNIT_EXPECT_TRUE(test, folio_can_add_entire(folio));
+	atomic64_sub(others, &folio->_mapcounts);
+	mmput(last);
+	mmput(child);
+	expect_mapcounts(test, folio, nr, 0);
+}
 #endif /* CONFIG_TRANSPARENT_HUGEPAGE */
 
 static struct kunit_case rmap_test_cases[] = {
@@ -843,6 +868,7 @@ static struct kunit_case rmap_test_cases[] = {
 	KUNIT_CASE(test_thp_split_first),
 	KUNIT_CASE(test_thp_fork_first),
 	KUNIT_CASE(test_thp_cow),
+	KUNIT_CASE(test_thp_fork_bound),
 #endif
 	{}
 };

@@ -3,7 +3,7 @@
 # environment.
 
 help:		## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 } \
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 } \
 		/^# [A-Z]+=/ { sub(/^# /, ""); print "  " $$0 }' $(MAKEFILE_LIST)
 
 boot: apply	## build the kernel, boot it in QEMU and run the tour
@@ -16,6 +16,7 @@ tour: apply	## show what the kernel says of memory mapped in many ways
 cow: apply	## what a last survivor of fork() copies, base beside patched
 redis: apply	## what a BGSAVE of redis costs, base beside patched
 stress: apply	## processes fork, write and exit over shared folios, for DURATION s
+bisect-check: apply	## build and boot after each patch, and run the KUnit suites
 apply:		## assemble build/linux: one commit for each patch
 refresh:	## write patches/ and new files back from the commits of build/linux
 series: apply	## write the series for mailing to build/series
@@ -29,13 +30,14 @@ clean:		## remove all below build/ but the downloads
 # BASELINE=1         run on the kernel without the series, to compare
 # DURATION=<s>       stress: how long (default: 300)
 # BREAK=1            stress: on a kernel that shares wrongly, which it has to see
+# FIRST=<n> LAST=<n> bisect-check: from and to which patch (default: all)
 # SIGNOFF=1          series: add the sender's Signed-off-by
 # JOBS=<n>           parallel jobs (default: all processors)
 
-boot shell check build kunit kselftest tour cow redis stress apply refresh series:
+boot shell check build kunit kselftest tour cow redis stress bisect-check apply refresh series:
 	@scripts/$@
 
 clean:
 	@scripts/base clean
 
-.PHONY: help boot shell check build kunit kselftest tour cow redis stress apply refresh series clean
+.PHONY: help boot shell check build kunit kselftest tour cow redis stress bisect-check apply refresh series clean

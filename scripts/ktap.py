@@ -3,7 +3,7 @@
 '''Reads KTAP as KUnit and the kselftests write it, and counts the results.
 
 usage: ktap.py [--suite NAME] [--base FILE [--all] | --record FILE] [--totals FILE]
-               [--quiet] LOG...
+               [--trouble FILE] [--quiet] LOG...
 
 A result inside another (indented, or behind "# ") counts for itself; the outer
 one counts only where it says more than its parts: a program that died, or a
@@ -15,6 +15,7 @@ plan that was not kept. A known failure of the base and XFAIL count as skipped.
   --all          everything that ran there has to run here
   --record FILE  write down everything that does not pass
   --totals FILE  append "NAME PASSED FAILED SKIPPED" for a sum over suites
+  --trouble FILE append what failed or took a second try, with its last words
   --quiet        no line for each test
 Exit status: 1 if anything failed, or if there were no tests at all.
 
@@ -51,11 +52,23 @@ A kselftest that died, and one that never came to an end:
 [('cow/COW after fork: no swap', 'xfail'),
  ('cow/not all tests ran', 'fail'),
  ('mremap_test/moved', 'pass'), ('mremap_test', 'fail')]
+
+What a test said last before it failed, here in the first of two tries:
+>>> reader = Parser()
+>>> for line in """# first try| TAP version 13
+... # first try| # cow.c:7:fork:Expected 1 (1) == 0 (0)
+... # first try| not ok 1 cow.fork
+... # first try| status 1: ./cow -q
+... # ok 1 cow.fork
+... ok 1 cow""".splitlines():
+...     reader.feed(line)
+>>> reader.retries
+[('./cow -q (status 1)', [('cow.fork', ['cow.c:7:fork:Expected 1 (1) == 0 (0)'])])]
 '''
 import argparse
 import re
 import sys
-from collections import Counter
+from collections import Counter, deque
 
 STAMP = re.compile(r"^(<\d+>)?\[ *\d+\.\d+\](\[ *[CT]\d+\])? ")
 PREFIX = re.compile(r"(# |    )")
@@ -65,14 +78,17 @@ START = re.compile(r"^K?TAP version ")
 PLAN = re.compile(r"^1\.\.(\d+)\b")
 RUNNING = re.compile(r"^running \.?/?(.*)")
 RUN = re.compile(r"^\[RUN\] (.*)")
+BEGIN = re.compile(r"^ *RUN +\S|^K?TAP version ")    # nothing of what failed before
+FIRST_TRY = re.compile(r"^first try\| (?:status (\d+): (.*)|(.*))")
+LAST_WORDS = 6    # lines of what a test said last, when it failed
 
 
 class Test:
     """One result, with the results inside it."""
 
-    def __init__(self, name, state, reason, children):
+    def __init__(self, name, state, reason, children, said=()):
         self.name, self.state, self.reason = name, state, reason
-        self.children = children
+        self.children, self.said = children, list(said)
 
 
 def split_depth(line):
@@ -93,6 +109,9 @@ class Parser:
         self.plans = []        # by depth: how many were announced
         self.context = ""      # the last [RUN] line: what the results that follow are about
         self.running = None    # the program that has started and has no result yet
+        self.said = deque(maxlen=LAST_WORDS)    # since the last result
+        self.first_try = None  # reads what a program said that then ran again
+        self.retries = []      # (program, [(test, what it said)])
 
     def at(self, depth):
         while len(self.done) <= depth:
@@ -114,6 +133,10 @@ class Parser:
 
     def feed(self, line):
         depth, text = split_depth(line)
+        m = FIRST_TRY.match(text)
+        if m:
+            self.feed_first_try(*m.groups())
+            return
         m = RESULT.match(text)
         if m:
             directive = (m[4] or "").upper()
@@ -126,7 +149,8 @@ class Parser:
             children = self.close(depth)
             if depth and self.context and not children:
                 name = f"{self.context}: {name}"
-            self.at(depth).append(Test(name, state, reason, children))
+            self.at(depth).append(Test(name, state, reason, children, self.said))
+            self.said.clear()
             if depth == 0:
                 self.context, self.running = "", None
             return
@@ -141,25 +165,45 @@ class Parser:
         m = RUNNING.match(text)
         if m and depth == 1:
             self.running = m[1]
+            self.said.clear()
+            return
         m = RUN.match(text)
         if m:
             self.context = m[1]
+        elif BEGIN.match(text):
+            self.said.clear()
+        elif text:
+            self.said.append(text.strip())
+
+    def feed_first_try(self, status, program, line):
+        """One line of a try that failed; the last one has its status."""
+        if not self.first_try:
+            self.first_try = Parser()
+        if program is None:
+            self.first_try.feed(line)
+            return
+        tests = self.first_try.finish()
+        failed = [(path, said) for test in tests for path, state, _, said in leaves(test)
+                  if state == "fail"]
+        self.retries.append((f"{program} (status {status})",
+                             failed or [("", list(self.first_try.said))]))
+        self.first_try = None
 
     def finish(self):
         if self.running:
-            self.at(0).append(Test(self.running, "fail", "no result", self.close(0)))
+            self.at(0).append(Test(self.running, "fail", "no result", self.close(0), self.said))
             self.running = None
         self.finished += self.close(-1)
         return self.finished
 
 
 def leaves(test, path=""):
-    """The results that count, as (path, state, reason)."""
+    """The results that count, as (path, state, reason, what was said)."""
     path = f"{path}/{test.name}" if path else test.name
     found = [leaf for child in test.children for leaf in leaves(child, path)]
-    said_more = test.state == "fail" and not any(s == "fail" for _, s, _ in found)
+    said_more = test.state == "fail" and not any(leaf[1] == "fail" for leaf in found)
     if not found or said_more:
-        found.append((path, test.state, test.reason))
+        found.append((path, test.state, test.reason, test.said))
     return found
 
 
@@ -173,10 +217,23 @@ def plain(path):
 def numbered(results):
     """The same name again gets a number, so that each result has its own."""
     seen = Counter()
-    for path, state, reason in results:
+    for path, state, reason, said in results:
         path = plain(path)
         seen[path] += 1
-        yield (path if seen[path] == 1 else f"{path} [{seen[path]}]"), state, reason
+        yield (path if seen[path] == 1 else f"{path} [{seen[path]}]"), state, reason, said
+
+
+def write_trouble(path, suite, failed, retries):
+    """For the end of a long log, where the reason is far away."""
+    with open(path, "a") as f:
+        for test, said in failed:
+            f.write(f"failed: {suite}: {test}\n")
+            f.writelines(f"    {line[:160]}\n" for line in said)
+        for program, tests in retries:
+            f.write(f"second try: {suite}: {program}\n")
+            for test, said in tests:
+                f.writelines([f"  {test}\n"] if test else [])
+                f.writelines(f"    {line[:160]}\n" for line in said)
 
 
 def main():
@@ -186,17 +243,19 @@ def main():
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--record")
     parser.add_argument("--totals")
+    parser.add_argument("--trouble")
     parser.add_argument("--quiet", action="store_true")
     parser.add_argument("log", nargs="+")
     args = parser.parse_args()
 
-    tests = []
+    tests, retries, failed = [], [], []
     for log in args.log:
         reader = Parser()
         with open(log, errors="replace") as f:
             for line in f:
                 reader.feed(line)
         tests += reader.finish()
+        retries += reader.retries
 
     known = {}        # what does not pass on the base, and how it ends there
     base_ran = {}     # how many results each program has there
@@ -215,7 +274,7 @@ def main():
     count = Counter()
     report = {"failed": [], "failed, as on the base (always or at times)": [], "skipped here alone": [],
               "passes here alone": []}
-    for path, state, reason in results:
+    for path, state, reason, said in results:
         line = path + (f" ({reason})" if reason and reason not in path else "")
         before = known.get(path)
         if state == "fail" and before in ("fail", "unsteady"):
@@ -223,6 +282,7 @@ def main():
             count["skip"] += 1
         elif state == "fail":
             report["failed"].append(line)
+            failed.append((line, said))
             count["fail"] += 1
         elif state == "pass":
             count["pass"] += 1
@@ -239,6 +299,8 @@ def main():
     if args.all:
         report["runs on the base, not here"] = [name for name in base_ran if name not in ran]
         count["fail"] += len(report["runs on the base, not here"])
+        failed += [(f"{name}: runs on the base, not here", []) for name in base_ran
+                   if name not in ran]
 
     if args.record:
         with open(args.record, "w") as f:
@@ -246,13 +308,13 @@ def main():
                     "# pass there. Written by BASELINE=1 scripts/kselftest --record, from a run.\n")
             for name, n in ran.items():
                 f.write(f"{n}\t{name}\n")
-            for path, state, _ in results:
+            for path, state, _, _ in results:
                 if state != "pass":
                     f.write(f"{state}\t{path}\n")
 
     if not args.quiet:
         for test in tests:
-            states = Counter(s for _, s, _ in leaves(test))
+            states = Counter(leaf[1] for leaf in leaves(test))
             print("%7d passed %5d failed %5d skipped   %s" % (
                 states["pass"], states["fail"], states["skip"] + states["xfail"], test.name))
     for heading, lines in report.items():
@@ -263,6 +325,9 @@ def main():
     if not results:
         print(f"{args.suite}: no results at all: {' '.join(args.log)}", file=sys.stderr)
         count["fail"] = 1
+        failed.append(("no results at all", []))
+    if args.trouble:
+        write_trouble(args.trouble, args.suite, failed, retries)
     print("%s: %d passed, %d failed, %d skipped" % (
         args.suite, count["pass"], count["fail"], count["skip"]))
     if args.totals:

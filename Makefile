@@ -11,11 +11,14 @@ shell: apply	## boot the same kernel into an interactive shell
 check: apply	## all checks and tests; closes with "N passed, N failed, N skipped"
 build: apply	## build the kernel
 kunit: apply	## run the KUnit suites of the series
+unit: apply	## test the word in user space, with sanitizers; seconds
 kselftest: apply	## run our kselftests and the upstream mm selftests
 tour: apply	## show what the kernel says of memory mapped in many ways
+stats: apply	## what the statistics say of shared folios: two base kernels and ours
 cow: apply	## what a last survivor of fork() copies, base beside patched
 redis: apply	## what a BGSAVE of redis costs, base beside patched
 stress: apply	## processes fork, write and exit over shared folios, for DURATION s
+fuzz: apply	## map memory at random, compare all that the kernel says, for DURATION s
 bisect-check: apply	## build and boot after each patch, and run the KUnit suites
 apply:		## assemble build/linux: one commit for each patch
 refresh:	## write patches/ and new files back from the commits of build/linux
@@ -28,16 +31,21 @@ clean:		## remove all below build/ but the downloads
 # TESTS=<names>      the selftests to run (default: all)
 # QUICK=1            check: leave out the long selftests
 # BASELINE=1         run on the kernel without the series, to compare
-# DURATION=<s>       stress: how long (default: 300)
+# DURATION=<s>       stress, fuzz: how long (default: 300, 60)
 # BREAK=1            stress: on a kernel that shares wrongly, which it has to see
+# SEED=<n>           unit, fuzz: repeat the run with this seed
+# ARGS=<options>     fuzz: further options of folio_mapcount_fuzz
+# MUTANTS=1          unit: see that each error in the header is noticed
 # FIRST=<n> LAST=<n> bisect-check: from and to which patch (default: all)
 # SIGNOFF=1          series: add the sender's Signed-off-by
 # JOBS=<n>           parallel jobs (default: all processors)
 
-boot shell check build kunit kselftest tour cow redis stress bisect-check apply refresh series:
+scripts := boot shell check build kunit unit kselftest tour stats cow redis stress fuzz \
+	   bisect-check apply refresh series
+$(scripts):
 	@scripts/$@
 
 clean:
 	@scripts/base clean
 
-.PHONY: help boot shell check build kunit kselftest tour cow redis stress bisect-check apply refresh series clean
+.PHONY: help clean $(scripts)

@@ -12,6 +12,7 @@ check: apply	## all checks and tests; closes with "N passed, N failed, N skipped
 build: apply	## build the kernel
 kunit: apply	## run the KUnit suites of the series
 unit: apply	## test the word in user space, with sanitizers; seconds
+model: apply	## explore all orders of the steps that change the creator
 kselftest: apply	## run our kselftests and the upstream mm selftests
 tour: apply	## show what the kernel says of memory mapped in many ways
 stats: apply	## what the statistics say of shared folios: two base kernels and ours
@@ -40,7 +41,7 @@ clean:		## remove all below build/ but the downloads
 # SIGNOFF=1          series: add the sender's Signed-off-by
 # JOBS=<n>           parallel jobs (default: all processors)
 
-scripts := boot shell check build kunit unit kselftest tour stats cow redis stress fuzz \
+scripts := boot shell check build kunit unit model kselftest tour stats cow redis stress fuzz \
 	   bisect-check apply refresh series
 $(scripts):
 	@scripts/$@

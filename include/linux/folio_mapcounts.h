@@ -4,6 +4,8 @@
 
 #include <linux/bits.h>
 #include <linux/build_bug.h>
+#include <linux/math.h>
+#include <linux/math64.h>
 #include <linux/minmax.h>
 #include <linux/types.h>
 
@@ -124,8 +126,9 @@ static_assert(FOLIO_MAPCOUNTS_CREATOR_OFFSET + FOLIO_MAPCOUNTS_CREATOR_BITS == 6
 
 /*
  * Where mapping is to be refused. A check and the add that follows it are not
- * one step: what others add in between is taken up by the rest of each field,
- * three quarters of ptes and half of entire.
+ * one step: what others add in between is taken up by a part of each field. For
+ * ptes it is one quarter, since folio_mapcounts_total() takes what is above for
+ * a negative number; for entire it is one half.
  */
 #define FOLIO_MAPCOUNTS_PTES_MAX	BIT(FOLIO_MAPCOUNTS_PTES_BITS - 2)
 #define FOLIO_MAPCOUNTS_ENTIRE_MAX	BIT(FOLIO_MAPCOUNTS_ENTIRE_BITS - 1)
@@ -202,6 +205,9 @@ static __always_inline int folio_mapcounts_total(struct folio_mapcounts mc)
  * @mc: the snapshot
  * @nr_pages: pages in the folio
  *
+ * Not meant for a hugetlb folio: each of its mappings counts 1 here as well, and
+ * maps all of its pages.
+ *
  * Return: ptes + entire * nr_pages, in pages. A page that is mapped m times
  * counts m.
  */
@@ -237,18 +243,15 @@ folio_mapcounts_creator_only(struct folio_mapcounts mc, unsigned long nr_pages)
  * @mc: the snapshot
  * @nr_pages: pages in the folio
  *
- * The creator has some of the page mappings, so its count cannot be larger, as
- * long as it cannot have wrapped.
+ * The creator has some of the page mappings, so its count cannot be larger. Where
+ * it has wrapped it is smaller still.
  *
  * Return: false if there is certainly an error.
  */
 static __always_inline bool
 folio_mapcounts_creator_possible(struct folio_mapcounts mc, unsigned long nr_pages)
 {
-	const u64 pages = folio_mapcounts_pages(mc, nr_pages);
-
-	return pages > FOLIO_MAPCOUNTS_CREATOR_MAX ||
-	       folio_mapcounts_creator(mc) <= pages;
+	return folio_mapcounts_creator(mc) <= folio_mapcounts_pages(mc, nr_pages);
 }
 
 /**
@@ -258,7 +261,8 @@ folio_mapcounts_creator_possible(struct folio_mapcounts mc, unsigned long nr_pag
  *
  * Exact if no page is mapped twice, if an entry maps the whole folio, and if
  * there is no mapping. Never less than the distinct pages that are mapped: each
- * of these has a PTE of its own unless the whole folio is mapped.
+ * of these has a PTE of its own unless the whole folio is mapped. Not meant for
+ * a hugetlb folio, which is mapped as a whole and has no entire mappings.
  *
  * Return: a number of pages, at most @nr_pages.
  */
@@ -271,9 +275,53 @@ folio_mapcounts_estimate(struct folio_mapcounts mc, unsigned long nr_pages)
 }
 
 /**
+ * folio_mapcounts_share() - What some of the page mappings stand for
+ * @mc: the snapshot
+ * @nr_pages: pages in the folio
+ * @size: what these mappings map, in any unit
+ *
+ * Divides the estimate evenly among the page mappings. So the shares of all who
+ * map the folio add up to the estimate, but for the rounding, which loses less
+ * than one unit in each share. A folio that is not mapped has nothing to share:
+ * the result is @size, and no division by 0.
+ *
+ * Return: @size * estimate / pages, rounded down, where the product must be less
+ * than 2^64; at most @size.
+ */
+static __always_inline u64
+folio_mapcounts_share(struct folio_mapcounts mc, unsigned long nr_pages, u64 size)
+{
+	const u64 pages = folio_mapcounts_pages(mc, nr_pages);
+	const u64 estimate = folio_mapcounts_estimate(mc, nr_pages);
+
+	if (likely(pages == estimate))
+		return size;
+	return div64_u64(size * estimate, pages);
+}
+
+/**
+ * folio_mapcounts_average() - Mappings of each page, on average
+ * @mc: the snapshot
+ * @nr_pages: pages in the folio
+ *
+ * Rounded up: 0 only if nothing is mapped, and yet never more than the mappings
+ * of the page that has most of them.
+ *
+ * Return: pages / @nr_pages, rounded up.
+ */
+static __always_inline unsigned long
+folio_mapcounts_average(struct folio_mapcounts mc, unsigned long nr_pages)
+{
+	return folio_mapcounts_entire(mc) +
+	       DIV_ROUND_UP((unsigned long)folio_mapcounts_ptes(mc), nr_pages);
+}
+
+/**
  * folio_mapcounts_partial() - Is the folio certainly mapped in part only?
  * @mc: the snapshot
  * @nr_pages: pages in the folio
+ *
+ * Not meant for a hugetlb folio, which is never mapped in part.
  *
  * Return: true if some page is mapped and some page is not, certainly. When
  * pages are mapped more than once it can be false for such a folio.

@@ -31,6 +31,15 @@ struct cow_ctx {
 	unsigned long orders_always, orders_inherit;
 };
 
+/*
+ * khugepaged must not collapse what a test maps by PTEs. It takes this MM for one
+ * that it has been told of already, and never looks at it.
+ */
+static void hide_from_khugepaged(struct mm_struct *mm)
+{
+	mm_flags_set(MMF_VM_HUGEPAGE, mm);
+}
+
 static int cow_test_init(struct kunit *test)
 {
 	struct cow_ctx *c = kunit_kzalloc(test, sizeof(*c), GFP_KERNEL);
@@ -49,6 +58,7 @@ static int cow_test_init(struct kunit *test)
 	KUNIT_ASSERT_FALSE(test, IS_ERR_VALUE(start));
 	c->addr = ALIGN(start, HPAGE_PMD_SIZE);
 	c->mms[0] = current->mm;
+	hide_from_khugepaged(current->mm);
 	/* It is worth compaction. */
 	return do_madvise(current->mm, c->addr, (NR_FOLIOS + 1) * HPAGE_PMD_SIZE,
 			  MADV_HUGEPAGE);
@@ -113,6 +123,7 @@ static void mm_fork(struct kunit *test, int from, int to)
 
 	KUNIT_ASSERT_NOT_NULL(test, child);
 	child->task_size = c->mms[from]->task_size;
+	hide_from_khugepaged(child);
 	c->mms[to] = child;
 	KUNIT_ASSERT_EQ(test, 0, dup_mmap(child, c->mms[from]));
 }

@@ -6,6 +6,7 @@
 #include <kunit/test.h>
 #include <linux/folio_mapcounts.h>
 #include <linux/prandom.h>
+#include <linux/sizes.h>
 #include <linux/string.h>
 
 #define PTES_TOP	((u32)~0U)
@@ -178,7 +179,97 @@ static void test_answers(struct kunit *test)
 			a->estimate);
 	KUNIT_EXPECT_EQ(test, folio_mapcounts_partial(mc, a->nr_pages),
 			a->partial);
+	KUNIT_EXPECT_EQ(test, folio_mapcounts_average(mc, a->nr_pages),
+			div64_u64(a->pages + a->nr_pages - 1, a->nr_pages));
 	KUNIT_EXPECT_TRUE(test, folio_mapcounts_creator_possible(mc, a->nr_pages));
+}
+
+/* What MMs map of one folio, and how many of them map that. */
+struct sharing {
+	const char *desc;
+	unsigned long nr_pages;
+	struct { u32 mms, ptes, entire; } map[4];
+};
+
+static const struct sharing sharing_table[] = {
+	{
+		.desc = "unmapped", .nr_pages = 512,
+	}, {
+		.desc = "one MM, a part", .nr_pages = 512,
+		.map = { { 1, 16, 0 } },
+	}, {
+		.desc = "one MM, a PMD", .nr_pages = 512,
+		.map = { { 1, 0, 1 } },
+	}, {
+		.desc = "3 MMs, all pages", .nr_pages = 512,
+		.map = { { 3, 512, 0 } },
+	}, {
+		.desc = "7 MMs, PMDs", .nr_pages = 512,
+		.map = { { 7, 0, 1 } },
+	}, {
+		.desc = "half and half", .nr_pages = 512,
+		.map = { { 2, 256, 0 } },
+	}, {
+		.desc = "8 MMs, few pages", .nr_pages = 512,
+		.map = { { 8, 16, 0 } },
+	}, {
+		.desc = "33 MMs, few pages", .nr_pages = 512,
+		.map = { { 33, 16, 0 } },
+	}, {
+		.desc = "a PMD and one PTE", .nr_pages = 512,
+		.map = { { 1, 0, 1 }, { 1, 1, 0 } },
+	}, {
+		.desc = "PMDs and PTEs, also of one MM", .nr_pages = 512,
+		.map = { { 3, 0, 1 }, { 1, 511, 0 }, { 1, 7, 2 }, { 5, 100, 0 } },
+	}, {
+		.desc = "unequal parts", .nr_pages = 16,
+		.map = { { 1, 1, 0 }, { 1, 15, 0 }, { 1, 16, 0 }, { 1, 3, 0 } },
+	}, {
+		.desc = "8192 pages", .nr_pages = 8192,
+		.map = { { 10, 8192, 0 }, { 10, 0, 1 }, { 3, 77, 0 } },
+	},
+};
+
+KUNIT_ARRAY_PARAM_DESC(sharing, sharing_table, desc);
+
+/* Shares add up to the estimate, in bytes with 12 binary places: as in smaps. */
+static void test_share(struct kunit *test)
+{
+	const struct sharing *s = test->param_value;
+	const u64 unit = (u64)SZ_64K << 12;
+	struct folio_mapcounts mc = {};
+	u64 sum = 0, shares = 0, whole;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(s->map); i++)
+		mc.word += s->map[i].mms *
+			   make(s->map[i].ptes, s->map[i].entire, 0).word;
+	for (i = 0; i < ARRAY_SIZE(s->map); i++) {
+		const u64 pages = s->map[i].ptes + s->map[i].entire * s->nr_pages;
+		const u64 share = folio_mapcounts_share(mc, s->nr_pages, pages * unit);
+
+		KUNIT_EXPECT_LE(test, share, pages * unit);
+		sum += s->map[i].mms * share;
+		shares += s->map[i].mms;
+	}
+	whole = folio_mapcounts_estimate(mc, s->nr_pages) * unit;
+	KUNIT_EXPECT_LE(test, sum, whole);
+	KUNIT_EXPECT_GE(test, sum + shares, whole);
+}
+
+/* The largest product: 8192 PTEs, in a table of 64K pages, of a 16 GiB folio. */
+static void test_share_bounds(struct kunit *test)
+{
+	const unsigned long nr_pages = SZ_16G >> 16;
+	const u64 size = (u64)8192 * SZ_64K << 12;
+
+	KUNIT_EXPECT_EQ(test, size, folio_mapcounts_share(make(0, 0, 0), nr_pages, size));
+	KUNIT_EXPECT_EQ(test, size, folio_mapcounts_share(make(8192, 0, 0), nr_pages, size));
+	KUNIT_EXPECT_EQ(test, size / 2,
+			folio_mapcounts_share(make(0, 2, 0), nr_pages, size));
+	KUNIT_EXPECT_EQ(test, size >> 12,
+			folio_mapcounts_share(make(FOLIO_MAPCOUNTS_PTES_MAX, 0, 0),
+					      nr_pages, size));
 }
 
 /* Counts of the creator that are certainly wrong, and one that may be right. */
@@ -535,6 +626,8 @@ static void test_model(struct kunit *test)
 static struct kunit_case folio_mapcounts_test_cases[] = {
 	KUNIT_CASE(test_fields),
 	KUNIT_CASE_PARAM(test_answers, answers_gen_params),
+	KUNIT_CASE_PARAM(test_share, sharing_gen_params),
+	KUNIT_CASE(test_share_bounds),
 	KUNIT_CASE(test_creator_possible),
 	KUNIT_CASE_PARAM(test_transitions, transitions_gen_params),
 	KUNIT_CASE(test_underflow),

@@ -974,6 +974,30 @@ static void test_refused(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0, vm_munmap(c->addr, SIZE));
 }
 
+/* There is an end to how often the pages of a folio can be inserted. */
+static void test_ptes_bound(struct kunit *test)
+{
+	static const struct insertion nothing = { .set = VM_MIXEDMAP };
+	const u64 others = (FOLIO_MAPCOUNTS_PTES_MAX - 1) * FOLIO_MAPCOUNTS_PTE;
+	struct pfnmap_ctx *c = test->priv;
+	struct folio *folio;
+
+	open_driver(test, &nothing);
+	new_pages(test, COMPOUND);
+	folio = the_folio(c);
+	note_counts(c);
+	map_all(test, SIZE);
+	atomic64_add(others, &folio->_mapcounts);
+	KUNIT_EXPECT_EQ(test, 0, insert_into(c, c->addr, c->pages[0]));
+	KUNIT_EXPECT_EQ(test, -EINVAL,
+			insert_into(c, c->addr + PAGE_SIZE, c->pages[1]));
+	atomic64_sub(others, &folio->_mapcounts);
+	KUNIT_EXPECT_EQ(test, 0, insert_into(c, c->addr + PAGE_SIZE, c->pages[1]));
+	KUNIT_EXPECT_EQ(test, folio_mapcount(folio), 2);
+	KUNIT_EXPECT_EQ(test, 0, vm_munmap(c->addr, SIZE));
+	KUNIT_EXPECT_EQ(test, refs_of(folio), 1);
+}
+
 static pgoff_t pgoff_of(const struct pfnmap_ctx *c)
 {
 	pgoff_t pgoff;
@@ -1192,6 +1216,7 @@ static struct kunit_case pfnmap_test_cases[] = {
 	KUNIT_CASE_PARAM(test_madvise, insertions_gen_params),
 	KUNIT_CASE_PARAM(test_mprotect, insertions_gen_params),
 	KUNIT_CASE(test_refused),
+	KUNIT_CASE(test_ptes_bound),
 	KUNIT_CASE(test_remap_offset),
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 	KUNIT_CASE(test_pfn_pmd),

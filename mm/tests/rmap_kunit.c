@@ -5,13 +5,17 @@
  * and on folios in real page tables.
  */
 #include <kunit/test.h>
+#include <linux/anon_inodes.h>
 #include <linux/completion.h>
+#include <linux/file.h>
+#include <linux/fs.h>
 #include <linux/gfp.h>
 #include <linux/hugetlb.h>
 #include <linux/kthread.h>
 #include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
+#include <linux/pagemap.h>
 #include <linux/pagewalk.h>
 #include <linux/prandom.h>
 #include <linux/rmap.h>
@@ -33,6 +37,8 @@ struct rmap_ctx {
 	unsigned long addr;
 	struct folio *folio;
 	bool others;	/* not only the creator maps it */
+	struct file *file;
+	bool special;	/* mmap() of the file maps PFNs */
 };
 
 static int rmap_test_init(struct kunit *test)
@@ -450,6 +456,157 @@ static void test_many_mappings(struct kunit *test)
 	}
 }
 
+/* What is mapped, as the counters of the folio's node have it. */
+struct mapped {
+	long pages;
+	long by_pmd;
+};
+
+static long node_sum(struct pglist_data *pgdat, enum node_stat_item item)
+{
+	long sum = atomic_long_read(&pgdat->vm_stat[item]);
+	int cpu;
+
+	for_each_online_cpu(cpu)
+		sum += per_cpu_ptr(pgdat->per_cpu_nodestats,
+				   cpu)->vm_node_stat_diff[item];
+	return sum;
+}
+
+static struct mapped read_mapped(const struct folio *folio)
+{
+	return (struct mapped){
+		.pages = node_sum(folio_pgdat(folio), NR_FILE_MAPPED),
+		.by_pmd = node_sum(folio_pgdat(folio), NR_FILE_PMDMAPPED),
+	};
+}
+
+enum account_op { ADD, DUP, REMOVE, ADD_PMD, REMOVE_PMD };
+
+static void do_account_op(struct rmap_ctx *c, enum account_op op, int first, int nr)
+{
+	switch (op) {
+	case ADD:
+		return map_file(c, first, nr);
+	case DUP:
+		return dup_file(c, first, nr);
+	case REMOVE:
+		return unmap_ptes(c, first, nr);
+	default:
+		break;
+	}
+	folio_lock(c->folio);
+	spin_lock(&c->mm->page_table_lock);
+	if (op == ADD_PMD)
+		folio_add_file_rmap_pmd(c->folio, &c->folio->page, c->vma);
+	else
+		folio_remove_rmap_pmd(c->folio, &c->folio->page, c->vma);
+	spin_unlock(&c->mm->page_table_lock);
+	folio_unlock(c->folio);
+}
+
+#define ALL	(1 << TEST_MAX_ORDER)
+
+static const struct account_step {
+	enum account_op op;
+	int first, nr;
+	long pages, by_pmd;	/* what is to be counted afterwards */
+} account_steps[] = {
+	{ ADD,		0, 16,		16, 0 },
+	{ DUP,		0, 16,		32, 0 },	/* of 16, each twice */
+	{ ADD,		16, 16,		48, 0 },
+	{ REMOVE,	0, 16,		32, 0 },
+	{ ADD,		0, ALL,		ALL, 0 },
+	{ DUP,		0, ALL,		ALL, 0 },
+	{ REMOVE,	0, ALL,		ALL, 0 },
+	{ REMOVE,	0, ALL,		32, 0 },
+	{ ADD_PMD,	0, 0,		ALL, ALL },
+	{ DUP,		0, 8,		ALL, ALL },
+	{ ADD_PMD,	0, 0,		ALL, ALL },
+	{ REMOVE_PMD,	0, 0,		ALL, ALL },
+	{ REMOVE_PMD,	0, 0,		40, 0 },
+	{ REMOVE,	0, 8,		32, 0 },
+	{ REMOVE,	16, 16,		16, 0 },
+	{ REMOVE,	0, 16,		0, 0 },
+};
+
+/* Take all steps. Return: the first after which the counters are wrong, or -1. */
+static int wrong_step(struct rmap_ctx *c, struct mapped *wrong)
+{
+	const struct mapped start = read_mapped(c->folio);
+	int i, found = -1;
+
+	for (i = 0; i < ARRAY_SIZE(account_steps); i++) {
+		const struct account_step *s = &account_steps[i];
+		struct mapped m;
+
+		do_account_op(c, s->op, s->first, s->nr);
+		m = read_mapped(c->folio);
+		m.pages -= start.pages;
+		m.by_pmd -= start.by_pmd;
+		if (found < 0 && (m.pages != s->pages || m.by_pmd != s->by_pmd)) {
+			*wrong = m;
+			found = i;
+		}
+	}
+	return found;
+}
+
+/*
+ * The counters follow the estimate. They belong to the node: somebody else may
+ * map a page meanwhile, but not each time.
+ */
+static void test_account(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+	struct mapped wrong;
+	int tries, step = 0;
+
+	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
+		kunit_skip(test, "needs PMD mappings");
+	new_folio(test, TEST_MAX_ORDER);
+	for (tries = 0; tries < 10 && step >= 0; tries++)
+		step = wrong_step(c, &wrong);
+	if (step >= 0)
+		KUNIT_FAIL(test, "after step %d: %ld pages, by PMD %ld; expected %ld, %ld\n",
+			   step, wrong.pages, wrong.by_pmd,
+			   account_steps[step].pages, account_steps[step].by_pmd);
+}
+
+/* A PMD counts as the PTEs that it can be split into, and hugetlb as one. */
+static void test_bounds(struct kunit *test)
+{
+	static const struct {
+		u64 ptes, entire;
+		unsigned int nr;
+		bool can_add_ptes, can_add_entire;
+	} table[] = {
+		{ 0, 0, 1, true, true },
+		{ FOLIO_MAPCOUNTS_PTES_MAX - 1, 0, 1, true, false },
+		{ FOLIO_MAPCOUNTS_PTES_MAX - 1, 0, 2, false, false },
+		{ FOLIO_MAPCOUNTS_PTES_MAX, 0, 1, false, false },
+		{ FOLIO_MAPCOUNTS_PTES_MAX - 16, 0, 16, true, true },
+		{ FOLIO_MAPCOUNTS_PTES_MAX - 15, 0, 16, false, false },
+		{ FOLIO_MAPCOUNTS_PTES_MAX - 32, 1, 16, true, true },
+		{ FOLIO_MAPCOUNTS_PTES_MAX - 32, 1, 17, false, true },
+		{ 0, FOLIO_MAPCOUNTS_ENTIRE_MAX - 1, 1, true, true },
+		{ 0, FOLIO_MAPCOUNTS_ENTIRE_MAX, 1, true, false },
+		{ FOLIO_MAPCOUNTS_PTES_MAX + 99, FOLIO_MAPCOUNTS_ENTIRE_MAX, 1 },
+	};
+	struct folio *folio = new_folio(test, 4);
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(table); i++) {
+		atomic64_set(&folio->_mapcounts, table[i].ptes * FOLIO_MAPCOUNTS_PTE +
+			     table[i].entire * FOLIO_MAPCOUNTS_ENTIRE);
+		KUNIT_EXPECT_EQ_MSG(test, folio_can_add_ptes(folio, table[i].nr),
+				    table[i].can_add_ptes, "table[%d]", i);
+		KUNIT_EXPECT_EQ_MSG(test, folio_can_add_entire(folio),
+				    table[i].can_add_entire, "table[%d]", i);
+	}
+	atomic64_set(&folio->_mapcounts, 0);
+}
+
 /* The words of two MMs: MM 1 is another one than that of the test. */
 static void check_creator(struct kunit *test, unsigned int pages, bool shared, int line)
 {
@@ -614,6 +771,210 @@ static void test_adopt(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, folio_mapcounts(folio).word, 0ULL);
 }
 
+/* Count, in the page tables of the MM, the entries for each page of the folio. */
+static void count_entries(struct mm_struct *mm, const struct folio *folio,
+			  unsigned int *counts)
+{
+	VMA_ITERATOR(vmi, mm, 0);
+	struct vm_area_struct *vma;
+	struct folio_walk fw;
+	unsigned long addr;
+
+	mmap_read_lock(mm);
+	for_each_vma(vmi, vma) {
+		for (addr = vma->vm_start; addr < vma->vm_end; addr += PAGE_SIZE) {
+			if (!folio_walk_start(&fw, vma, addr, 0))
+				continue;
+			if (page_folio(fw.page) == folio)
+				counts[folio_page_idx(folio, fw.page)]++;
+			folio_walk_end(&fw, vma);
+		}
+	}
+	mmap_read_unlock(mm);
+}
+
+#define GUARD	0xa5a5a5a5
+
+/* All of these pages, and nothing beside them, get what the truth is. */
+static void check_window(struct kunit *test, const unsigned int *truth,
+			 unsigned long first, unsigned long nr, int line)
+{
+	struct rmap_ctx *c = test->priv;
+	unsigned int *counts = kunit_kmalloc_array(test, nr + 2, sizeof(*counts),
+						   GFP_KERNEL);
+	unsigned long i;
+	int err;
+
+	KUNIT_ASSERT_NOT_NULL(test, counts);
+	memset32(counts, GUARD, nr + 2);
+	folio_lock(c->folio);
+	err = folio_page_mapcounts(c->folio, first, nr, counts + 1);
+	folio_unlock(c->folio);
+	KUNIT_EXPECT_EQ_MSG(test, err, 0, "line %d", line);
+	KUNIT_EXPECT_EQ_MSG(test, counts[0], GUARD, "line %d", line);
+	KUNIT_EXPECT_EQ_MSG(test, counts[nr + 1], GUARD, "line %d", line);
+	for (i = 0; i < nr && counts[i + 1] == truth[first + i]; i++)
+		;
+	if (i < nr)
+		KUNIT_FAIL(test, "line %d, pages %lu + %lu: page %lu has count %u, expected %u",
+			   line, first, nr, first + i, counts[i + 1],
+			   truth[first + i]);
+	kunit_kfree(test, counts);
+}
+
+/* The truth is found in the page tables of this MM and of the other, if any. */
+static void check_counts(struct kunit *test, struct mm_struct *other,
+			 unsigned int pages, int line)
+{
+	struct rmap_ctx *c = test->priv;
+	const unsigned long nr = folio_nr_pages(c->folio);
+	unsigned int *truth = kunit_kcalloc(test, nr, sizeof(*truth), GFP_KERNEL);
+	unsigned int i, sum = 0;
+
+	KUNIT_ASSERT_NOT_NULL(test, truth);
+	count_entries(c->mm, c->folio, truth);
+	if (other)
+		count_entries(other, c->folio, truth);
+	for (i = 0; i < nr; i++)
+		sum += truth[i];
+	KUNIT_EXPECT_EQ_MSG(test, sum, pages, "line %d", line);
+
+	check_window(test, truth, 0, nr, line);
+	check_window(test, truth, 0, 1, line);
+	check_window(test, truth, nr - 1, 1, line);
+	check_window(test, truth, nr / 2 - 1, 2, line);
+	check_window(test, truth, 1, nr - 2, line);
+	kunit_kfree(test, truth);
+}
+
+#define expect_counts(test, other, pages) \
+	check_counts(test, other, pages, __LINE__)
+
+static vm_fault_t file_fault(struct vm_fault *vmf)
+{
+	struct rmap_ctx *c = vmf->vma->vm_file->private_data;
+
+	if (vmf->pgoff >= folio_nr_pages(c->folio))
+		return VM_FAULT_SIGBUS;
+	folio_lock(c->folio);
+	folio_get(c->folio);
+	vmf->page = folio_page(c->folio, vmf->pgoff);
+	return VM_FAULT_LOCKED;
+}
+
+static const struct vm_operations_struct file_vm_ops = {
+	.fault = file_fault,
+};
+
+static int file_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	struct rmap_ctx *c = file->private_data;
+
+	if (c->special)
+		return remap_pfn_range(vma, vma->vm_start, folio_pfn(c->folio),
+				       vma->vm_end - vma->vm_start,
+				       vma->vm_page_prot);
+	vma->vm_ops = &file_vm_ops;
+	return 0;
+}
+
+static const struct file_operations file_fops = {
+	.mmap = file_mmap,
+};
+
+KUNIT_DEFINE_ACTION_WRAPPER(close_file, fput, struct file *);
+
+static void truncate_file(void *data)
+{
+	struct rmap_ctx *c = data;
+
+	unmap_mapping_range(c->file->f_mapping, 0, 0, 1);
+	c->folio->mapping = NULL;
+}
+
+/* A file of one folio: for the rmap, it need not be in the page cache. */
+static void new_file(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+	struct folio *folio = new_folio(test, TEST_MAX_ORDER);
+
+	c->file = anon_inode_create_getfile("[rmap_kunit]", &file_fops, c,
+					    O_RDONLY, NULL);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, c->file);
+	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, close_file, c->file));
+	/* Faults map nothing by PMDs that is not within i_size. */
+	i_size_write(file_inode(c->file), folio_size(folio));
+	folio->index = 0;
+	folio->mapping = c->file->f_mapping;
+	folio_mark_uptodate(folio);
+	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, truncate_file, c));
+}
+
+/* Map @nr pages of the file, from @first, and read @nr_read of them. */
+static void map_pages(struct kunit *test, unsigned long addr, unsigned long first,
+		      unsigned long nr, unsigned long nr_read)
+{
+	struct rmap_ctx *c = test->priv;
+
+	KUNIT_ASSERT_EQ(test, addr,
+			vm_mmap(c->file, addr, nr * PAGE_SIZE, PROT_READ,
+				MAP_SHARED | MAP_FIXED, first * PAGE_SIZE));
+	KUNIT_ASSERT_EQ(test, 0,
+			fault_in_readable((char __user *)addr, nr_read * PAGE_SIZE));
+}
+
+/* A file that an MM maps twice, once by a PMD if there are, once by PTEs. */
+static void test_counts_file(struct kunit *test)
+{
+	const int nr = 1 << TEST_MAX_ORDER;
+	const unsigned long size = PAGE_SIZE << TEST_MAX_ORDER;
+	struct rmap_ctx *c = test->priv;
+
+	new_file(test);
+	expect_counts(test, NULL, 0);
+	map_pages(test, c->addr + size, nr / 4, nr / 2, 5);
+	expect_counts(test, NULL, 5);
+	map_pages(test, c->addr, 0, nr, nr);
+	expect_counts(test, NULL, nr + 5);
+
+	/* Special entries are not counted, though the rmap finds their VMA. */
+	c->special = true;
+	map_pages(test, c->addr + size + size / 2, 0, 4, 0);
+	expect_counts(test, NULL, nr + 5);
+
+	KUNIT_EXPECT_EQ(test, 0, vm_munmap(c->addr, size));
+	expect_counts(test, NULL, 5);
+	KUNIT_EXPECT_EQ(test, 0, vm_munmap(c->addr + size + PAGE_SIZE, PAGE_SIZE));
+	expect_counts(test, NULL, 4);
+}
+
+static void expect_guess(struct kunit *test, unsigned int average)
+{
+	const unsigned int truth[16] = { [0 ... 15] = average };
+
+	check_window(test, truth, 0, 16, __LINE__);
+	check_window(test, truth, 3, 5, __LINE__);
+}
+
+/* No rmap knows what drivers map: each page gets the average, or 1. */
+static void test_counts_driver(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+
+	new_folio(test, 4);
+	expect_guess(test, 0);
+	map_file(c, 0, 3);
+	expect_guess(test, 1);
+	map_file(c, 0, 16);
+	expect_guess(test, 1);
+	map_file(c, 0, 16);
+	expect_guess(test, 2);
+	unmap_ptes(c, 0, 16);
+	unmap_ptes(c, 0, 16);
+	unmap_ptes(c, 0, 3);
+	expect_guess(test, 0);
+}
+
 #define NR_THREADS	4
 #define NR_ROUNDS	3000
 
@@ -715,12 +1076,22 @@ static struct folio *mapped_folio(struct kunit *test, bool *by_pmd)
 	return folio;
 }
 
+/*
+ * khugepaged must not collapse what a test maps by PTEs. It takes this MM for one
+ * that it has been told of already, and never looks at it.
+ */
+static void hide_from_khugepaged(struct mm_struct *mm)
+{
+	mm_flags_set(MMF_VM_HUGEPAGE, mm);
+}
+
 /* Have a write fault map a THP by a PMD. */
 static struct folio *fault_thp(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv;
 	bool by_pmd = false;
 
+	hide_from_khugepaged(c->mm);
 	KUNIT_ASSERT_EQ(test, 0, do_madvise(c->mm, c->addr, HPAGE_PMD_SIZE,
 					    MADV_HUGEPAGE));
 	KUNIT_ASSERT_EQ(test, 0, put_user(1, (int __user *)c->addr));
@@ -747,6 +1118,7 @@ static struct mm_struct *fork_mm(struct kunit *test)
 
 	KUNIT_ASSERT_NOT_NULL(test, child);
 	child->task_size = c->mm->task_size;
+	hide_from_khugepaged(child);
 	KUNIT_ASSERT_EQ(test, 0, dup_mmap(child, c->mm));
 	return child;
 }
@@ -847,6 +1219,191 @@ static void test_thp_fork_bound(struct kunit *test)
 	mmput(child);
 	expect_mapcounts(test, folio, nr, 0);
 }
+
+/* At the bound of PTEs, fork() fails, and leaves nothing behind. */
+static void test_thp_fork_ptes_bound(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+	const int nr = HPAGE_PMD_NR;
+	const u64 others = FOLIO_MAPCOUNTS_PTES_MAX - 2 * nr;
+	struct folio *folio = fault_thp(test);
+	struct mm_struct *child = mm_alloc();
+
+	KUNIT_ASSERT_NOT_NULL(test, child);
+	c->others = true;
+	split_pmd(c);
+	atomic64_add((others + 1) * FOLIO_MAPCOUNTS_PTE, &folio->_mapcounts);
+	child->task_size = c->mm->task_size;
+	KUNIT_EXPECT_EQ(test, -ENOMEM, dup_mmap(child, c->mm));
+	mmput(child);
+	expect_mapcounts(test, folio, others + 1 + nr, 0);
+	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 1 + nr);
+
+	atomic64_sub(FOLIO_MAPCOUNTS_PTE, &folio->_mapcounts);
+	child = fork_mm(test);
+	expect_mapcounts(test, folio, FOLIO_MAPCOUNTS_PTES_MAX, 0);
+	atomic64_sub(others * FOLIO_MAPCOUNTS_PTE, &folio->_mapcounts);
+	mmput(child);
+	expect_mapcounts(test, folio, nr, 0);
+}
+
+/* Two MMs: PMDs, then a PMD and PTEs, then fewer PTEs. */
+static void test_counts_anon(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+	const int nr = HPAGE_PMD_NR;
+	struct mm_struct *child;
+
+	fault_thp(test);
+	expect_counts(test, NULL, nr);
+	child = fork_mm(test);
+	expect_counts(test, child, 2 * nr);
+	split_pmd(c);
+	expect_counts(test, child, 2 * nr);
+	KUNIT_EXPECT_EQ(test, 0, vm_munmap(c->addr, 3 * PAGE_SIZE));
+	expect_counts(test, child, 2 * nr - 3);
+	KUNIT_EXPECT_EQ(test, 0, do_madvise(c->mm, c->addr + 9 * PAGE_SIZE,
+					    4 * PAGE_SIZE, MADV_DONTNEED));
+	expect_counts(test, child, 2 * nr - 7);
+	KUNIT_EXPECT_EQ(test, 0, vm_munmap(c->addr, HPAGE_PMD_SIZE));
+	expect_counts(test, child, nr);
+	mmput(child);
+	expect_counts(test, NULL, 0);
+}
+
+/* Migration entries do not count. */
+static void test_counts_migration(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+	const int nr = HPAGE_PMD_NR;
+	struct mm_struct *child;
+	struct folio *folio;
+
+	if (!IS_ENABLED(CONFIG_MIGRATION))
+		kunit_skip(test, "needs CONFIG_MIGRATION");
+	folio = fault_thp(test);
+	split_pmd(c);
+	child = fork_mm(test);
+	folio_lock(folio);
+	try_to_migrate(folio, 0);
+	folio_unlock(folio);
+	expect_counts(test, child, 0);
+	folio_lock(folio);
+	remove_migration_ptes(folio, folio, 0);
+	folio_unlock(folio);
+	expect_counts(test, child, 2 * nr);
+	mmput(child);
+	expect_counts(test, NULL, nr);
+}
+
+/*
+ * Two MMs, of which one forked the other, unmap pages of a folio. If none of
+ * them maps some page any more, and a walk over the mappings sees all of these,
+ * then the folio is partially mapped, though the word cannot tell.
+ */
+static const struct referenced_case {
+	const char *desc;
+	unsigned int first[2];	/* where each MM unmaps pages, */
+	unsigned int nr[2];	/* and how many */
+	int advice;		/* for the VMA of the child */
+	bool locked;		/* so is this VMA */
+	bool entire;		/* a third MM maps the folio by a PMD */
+	bool partial;
+} referenced_table[] = {
+	{
+		.desc = "the same half",
+		.nr = { HPAGE_PMD_NR / 2, HPAGE_PMD_NR / 2 },
+		.partial = true,
+	}, {
+		.desc = "the first page, and one of them more",
+		.nr = { 1, 7 },
+		.partial = true,
+	}, {
+		.desc = "ranges that have one page in common",
+		.first = { 100, 109 },
+		.nr = { 10, 50 },
+		.partial = true,
+	}, {
+		.desc = "the last page",
+		.first = { HPAGE_PMD_NR - 1, HPAGE_PMD_NR - 1 },
+		.nr = { 1, 1 },
+		.partial = true,
+	}, {
+		.desc = "ranges side by side",
+		.first = { 100, 110 },
+		.nr = { 10, 50 },
+	}, {
+		.desc = "the other half",
+		.first = { 0, HPAGE_PMD_NR / 2 },
+		.nr = { HPAGE_PMD_NR / 2, HPAGE_PMD_NR / 2 },
+	}, {
+		.desc = "a half, of one",
+		.nr = { HPAGE_PMD_NR / 2, 0 },
+	}, {
+		.desc = "the same half, a third has a PMD",
+		.nr = { HPAGE_PMD_NR / 2, HPAGE_PMD_NR / 2 },
+		.entire = true,
+	}, {
+		.desc = "the same half, one VMA is skipped",
+		.nr = { HPAGE_PMD_NR / 2, HPAGE_PMD_NR / 2 },
+		.advice = MADV_SEQUENTIAL,
+	}, {
+		.desc = "the same half, one VMA is mlocked",
+		.nr = { HPAGE_PMD_NR / 2, HPAGE_PMD_NR / 2 },
+		.locked = true,
+	},
+};
+
+KUNIT_ARRAY_PARAM_DESC(referenced, referenced_table, desc);
+
+static void unmap_case(struct kunit *test, struct mm_struct *mm, int i)
+{
+	const struct referenced_case *t = test->param_value;
+	struct rmap_ctx *c = test->priv;
+	const unsigned long addr = c->addr + t->first[i] * PAGE_SIZE;
+
+	if (!t->nr[i])
+		return;
+	mmap_read_lock(mm);
+	zap_vma_range(vma_lookup(mm, addr), addr, t->nr[i] * PAGE_SIZE);
+	mmap_read_unlock(mm);
+}
+
+static void test_referenced(struct kunit *test)
+{
+	const struct referenced_case *t = test->param_value;
+	struct mm_struct *child, *third = NULL;
+	struct folio *folio = fault_thp(test);
+	struct rmap_ctx *c = test->priv;
+	vma_flags_t vma_flags;
+	bool partial;
+
+	if (t->entire)
+		third = fork_mm(test);
+	split_pmd(c);
+	child = fork_mm(test);
+	if (t->advice)
+		KUNIT_EXPECT_EQ(test, 0, do_madvise(child, c->addr, HPAGE_PMD_SIZE,
+						    t->advice));
+	if (t->locked) {
+		mmap_write_lock(child);
+		vm_flags_set(vma_lookup(child, c->addr), VM_LOCKED);
+		mmap_write_unlock(child);
+	}
+	unmap_case(test, c->mm, 0);
+	unmap_case(test, child, 1);
+
+	partial = folio_test_partially_mapped(folio);
+	folio_referenced(folio, 0, NULL, &vma_flags);
+	KUNIT_EXPECT_EQ(test, folio_test_partially_mapped(folio),
+			partial || t->partial);
+	if (t->partial)
+		KUNIT_EXPECT_FALSE(test, list_empty(&folio->_deferred_list));
+
+	mmput(child);
+	if (third)
+		mmput(third);
+}
 #endif /* CONFIG_TRANSPARENT_HUGEPAGE */
 
 static struct kunit_case rmap_test_cases[] = {
@@ -859,16 +1416,24 @@ static struct kunit_case rmap_test_cases[] = {
 	KUNIT_CASE(test_anon_pmd),
 	KUNIT_CASE(test_hugetlb),
 	KUNIT_CASE(test_many_mappings),
+	KUNIT_CASE(test_bounds),
+	KUNIT_CASE(test_account),
 	KUNIT_CASE_PARAM(test_claim, orders_gen_params),
 	KUNIT_CASE(test_no_claim),
 	KUNIT_CASE(test_claim_unlocked),
 	KUNIT_CASE(test_adopt),
+	KUNIT_CASE(test_counts_file),
+	KUNIT_CASE(test_counts_driver),
 	KUNIT_CASE_PARAM(test_race, orders_gen_params),
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 	KUNIT_CASE(test_thp_split_first),
 	KUNIT_CASE(test_thp_fork_first),
 	KUNIT_CASE(test_thp_cow),
 	KUNIT_CASE(test_thp_fork_bound),
+	KUNIT_CASE(test_thp_fork_ptes_bound),
+	KUNIT_CASE(test_counts_anon),
+	KUNIT_CASE(test_counts_migration),
+	KUNIT_CASE_PARAM(test_referenced, referenced_gen_params),
 #endif
 	{}
 };

@@ -40,6 +40,9 @@
 #include <sys/param.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#if __has_include(<sys/rseq.h>)
+#include <sys/rseq.h>
+#endif
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include "kselftest.h"
@@ -380,6 +383,23 @@ static int worker_map(void)
 }
 
 /*
+ * When a thread comes to another processor, the kernel writes that to the rseq
+ * area that the C library has registered: a fault of ours, at any time, where
+ * fork() has left the area shared. A write of our own takes it beforehand, to
+ * the field that user space may write; no critical section is what it says
+ * already.
+ */
+static void touch_rseq(void)
+{
+#ifdef RSEQ_SIG
+	char *area = (char *)__builtin_thread_pointer() + __rseq_offset;
+
+	if (__rseq_size)
+		__atomic_store_n(&((struct rseq *)area)->rseq_cs, 0, __ATOMIC_RELAXED);
+#endif
+}
+
+/*
  * Twice, by the same code: the first time, on a word of its own, is for the
  * faults that the code, the stack and the counters take.
  */
@@ -396,6 +416,7 @@ static long worker_write(char who)
 	unsigned int i;
 	long faults;
 
+	touch_rseq();
 	for (i = 0; i < ARRAY_SIZE(runs); i++)
 		faults = write_marks(runs[i].words, runs[i].nr_pages, who);
 	return faults;

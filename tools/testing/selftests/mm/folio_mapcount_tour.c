@@ -20,8 +20,10 @@
  *
  * How strict a comparison is, is a property of the interface and stands in its
  * entry of figures[]: EXACT, or BETWEEN the bounds that the documentation of
- * an estimate promises. Kernels with CONFIG_NO_PAGE_MAPCOUNT only estimate, so
- * each entry has a second rule for them.
+ * an estimate promises. Older kernels could be configured to only estimate, so
+ * each entry has a second rule for them. A third is for kernels that count the
+ * mappings of a large folio in one word: these estimate as well, but what they
+ * estimate, and what they must know, can be computed.
  */
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
@@ -369,6 +371,11 @@ struct folio {
 	unsigned int ptes;
 	unsigned int pmds;
 	bool anon;
+	/* All in one piece in one page table, which is then here: */
+	bool one_table;
+	unsigned char proc;
+	unsigned long addr;	/* of the first page, mapped or not */
+	unsigned long table;
 };
 
 /* A page of a folio of the scene, mapped or not. */
@@ -439,7 +446,8 @@ static struct tour {
 	int kpagecount;
 	int kpageflags;
 	__u64 zero_pfn;
-	bool averages;		/* CONFIG_NO_PAGE_MAPCOUNT */
+	bool averages;		/* one count for all pages of a folio */
+	bool word;		/* one word for each large folio */
 	bool has_numa_maps;
 	bool has_refresh;
 	bool quiet;
@@ -1096,6 +1104,22 @@ static struct page *find_page(struct snapshot *s, __u64 pfn)
 	return NULL;
 }
 
+static void count_table(struct folio *folio, const struct mapping *m)
+{
+	const unsigned long addr = m->addr - (m->pfn - folio->pfn) * psize();
+	const unsigned long table = m->addr & ~(tour.pmd_size - 1);
+
+	if (!folio->ptes && !folio->pmds) {
+		folio->one_table = !m->pmd;
+		folio->proc = m->proc;
+		folio->addr = addr;
+		folio->table = table;
+	} else if (m->pmd || folio->proc != m->proc || folio->addr != addr ||
+		   folio->table != table) {
+		folio->one_table = false;
+	}
+}
+
 static void count_mapping(struct snapshot *s, const struct mapping *m)
 {
 	struct page *page = find_page(s, m->pfn);
@@ -1106,6 +1130,7 @@ static void count_mapping(struct snapshot *s, const struct mapping *m)
 		page = find_page(s, m->pfn);
 	}
 	folio = &s->folios[page->folio];
+	count_table(folio, m);
 	folio->pages += !page->procs;
 	page->procs |= 1 << m->proc;
 	page->ptes += !m->pmd;
@@ -1180,6 +1205,20 @@ static unsigned int average_hi(const struct snapshot *s, const struct page *page
 	return avg ?: 1;
 }
 
+/* What a kernel with one word for each large folio takes for its mapped pages. */
+static unsigned int folio_estimate(const struct folio *folio)
+{
+	return folio->pmds ? folio->nr : MIN(folio->ptes, folio->nr);
+}
+
+/* The least that such a kernel must find to be mapped by one process alone. */
+static bool surely_alone(const struct snapshot *s, const struct page *page)
+{
+	const struct folio *folio = &s->folios[page->folio];
+
+	return tour.word && (folio->one_table || folio->ptes + folio->pmds == 1);
+}
+
 /*
  * 32-bit kernels compute the Pss of a folio that has a single reference, from
  * a PMD, in an unsigned long, where PMD size << PSS_SHIFT is 0.
@@ -1194,8 +1233,10 @@ static bool pss_overflows(const struct snapshot *s, const struct page *page)
 static void count_pss(struct snapshot *s)
 {
 	const __u64 one = (__u64)psize() << PSS_SHIFT;
+	const struct folio *folio;
 	const struct mapping *m;
 	const struct page *page;
+	__u64 all, mappings;
 	struct vma *vma;
 	unsigned int i;
 
@@ -1207,8 +1248,17 @@ static void count_pss(struct snapshot *s)
 		vma = &s->vmas[m->vma];
 		vma->pss += one / page_count(page);
 		vma->pss_known += pss_overflows(s, page) ? 0 : one / page_count(page);
-		vma->pss_lo += one / average_hi(s, page);
-		vma->pss_hi += one / average_lo(s, page);
+		if (!tour.word) {
+			vma->pss_lo += one / average_hi(s, page);
+			vma->pss_hi += one / average_lo(s, page);
+			continue;
+		}
+		/* The kernel rounds down, for how many pages at a time is its own. */
+		folio = &s->folios[page->folio];
+		all = one * folio_estimate(folio);
+		mappings = folio->ptes + (__u64)folio->pmds * folio->nr;
+		vma->pss_lo += all / mappings;
+		vma->pss_hi += (all + mappings - 1) / mappings;
 	}
 }
 
@@ -1289,7 +1339,8 @@ struct figure {
 	const char *label;
 	const char *unit;
 	enum rule rule;
-	enum rule rule_average;	/* with CONFIG_NO_PAGE_MAPCOUNT */
+	enum rule rule_average;	/* if tour.averages */
+	enum rule rule_word;	/* with one word for each large folio */
 	bool global;		/* other processes may change it */
 	int arg;
 	void (*read)(struct snapshot *s, const struct figure *f,
@@ -1363,8 +1414,6 @@ static void read_kpagecount(struct snapshot *s, const struct figure *f,
 				 "page %u of folio %u: kernel %llu, computed %u",
 				 i - s->folios[page->folio].first, page->folio,
 				 (unsigned long long)page->kcount, exact);
-		r->not_between += spoil || page->kcount < average_lo(s, page) ||
-				  page->kcount > average_hi(s, page);
 	}
 	r->not_known = r->not_exact;
 	range_str(r->kernel, sizeof(r->kernel), &kernel);
@@ -1451,7 +1500,8 @@ static void read_exclusive(struct snapshot *s, const struct figure *f,
 		truth += exact;
 		r->not_exact += m->exclusive != exact;
 		r->not_known += m->exclusive != (first_count(s, m) == 1);
-		r->not_between += m->exclusive && !only_process(page);
+		r->not_between += m->exclusive ? !only_process(page) :
+						 surely_alone(s, page);
 	}
 	r->zero = !kernel && !truth;
 	snprintf(r->kernel, sizeof(r->kernel), "%u", kernel);
@@ -1465,19 +1515,21 @@ struct includes {
 	bool hi;
 };
 
-static struct includes smaps_includes(enum smaps sum, const struct mapping *m,
-				      const struct page *page)
+static struct includes smaps_includes(struct snapshot *s, enum smaps sum,
+				      const struct mapping *m)
 {
+	const struct page *page = find_page(s, m->pfn);
 	bool shared = page_count(page) > 1, alone = only_process(page);
+	bool surely = surely_alone(s, page);
 
 	switch (sum) {
 	case SUM_PRIVATE:
 	case SUM_HTLB_PRIVATE:
 		/* An estimate must never call private what others map, too. */
-		return (struct includes) { !shared, false, alone };
+		return (struct includes) { !shared, surely, alone };
 	case SUM_SHARED:
 	case SUM_HTLB_SHARED:
-		return (struct includes) { shared, !alone, true };
+		return (struct includes) { shared, !alone, !surely };
 	case SUM_PMD:
 		return (struct includes) { m->pmd, m->pmd, m->pmd };
 	default:
@@ -1498,7 +1550,7 @@ static void read_smaps_sum(struct snapshot *s, const struct figure *f,
 	for (i = 0; i < s->nr_map; i++) {
 		if (!s->map[i].scene || for_hugetlb != is_hugetlb)
 			continue;
-		in = smaps_includes(f->arg, &s->map[i], find_page(s, s->map[i].pfn));
+		in = smaps_includes(s, f->arg, &s->map[i]);
 		v.exact += in.exact * kib;
 		v.lo += in.lo * kib;
 		v.hi += in.hi * kib;
@@ -1513,6 +1565,17 @@ static long long pss_kib(__u64 pss)
 	return pss >> PSS_SHIFT >> 10;
 }
 
+/* All of the Pss, of all processes, is what is taken to be mapped. */
+static long long pss_sum_kib(const struct snapshot *s)
+{
+	long long pages = 0;
+	unsigned int i;
+
+	for (i = 0; i < s->nr_folios && tour.scene->kind != KIND_HUGETLB; i++)
+		pages += folio_estimate(&s->folios[i]);
+	return pages * (psize() >> 10);
+}
+
 static void read_pss(struct snapshot *s, const struct figure *f,
 		     struct reading *r, int spoil)
 {
@@ -1524,6 +1587,10 @@ static void read_pss(struct snapshot *s, const struct figure *f,
 		v.known += pss_kib(s->vmas[i].pss_known);
 		v.lo += pss_kib(s->vmas[i].pss_lo);
 		v.hi += pss_kib(s->vmas[i].pss_hi);
+	}
+	if (tour.word) {
+		v.exact = pss_sum_kib(s);
+		v.known = v.exact;
 	}
 	read_scalar(r, &v, spoil);
 }
@@ -1545,6 +1612,10 @@ static void read_mapmax(struct snapshot *s, const struct figure *f,
 		v.known = MAX(v.known, first_count(s, m));
 		v.lo = MAX(v.lo, average_lo(s, page));
 		v.hi = MAX(v.hi, average_hi(s, page));
+	}
+	if (tour.word) {
+		v.exact = v.hi;
+		v.known = v.hi;
 	}
 	if (!tour.has_numa_maps)
 		v = (struct scalar) {};
@@ -1588,7 +1659,7 @@ static const char pss_overflow[] =
 static const struct figure figures[] = {
 	{
 		.name = "kpagecount", .label = "kpagecount", .unit = "",
-		.rule = EXACT, .rule_average = BETWEEN,
+		.rule = EXACT, .rule_average = EXACT,
 		.read = read_kpagecount,
 	}, {
 		.name = "kpageflags", .label = "kpageflags mmap/anon/huge", .unit = "pages",
@@ -1596,7 +1667,7 @@ static const struct figure figures[] = {
 		.read = read_kpageflags,
 	}, {
 		.name = "exclusive", .label = "pagemap, bit 56 exclusive", .unit = "entries",
-		.rule = EXACT, .rule_average = BETWEEN,
+		.rule = EXACT, .rule_average = BETWEEN, .rule_word = BETWEEN,
 		.read = read_exclusive, .known = by_first_page,
 	}, {
 		.name = "rss", .label = "smaps Rss", .unit = "KiB",
@@ -1604,15 +1675,15 @@ static const struct figure figures[] = {
 		.read = read_smaps_sum, .arg = SUM_RSS,
 	}, {
 		.name = "pss", .label = "smaps Pss", .unit = "KiB",
-		.rule = EXACT, .rule_average = BETWEEN,
+		.rule = EXACT, .rule_average = BETWEEN, .rule_word = BETWEEN,
 		.read = read_pss, .arg = SUM_PSS, .known = pss_overflow,
 	}, {
 		.name = "private", .label = "smaps Private", .unit = "KiB",
-		.rule = EXACT, .rule_average = BETWEEN,
+		.rule = EXACT, .rule_average = BETWEEN, .rule_word = BETWEEN,
 		.read = read_smaps_sum, .arg = SUM_PRIVATE,
 	}, {
 		.name = "shared", .label = "smaps Shared", .unit = "KiB",
-		.rule = EXACT, .rule_average = BETWEEN,
+		.rule = EXACT, .rule_average = BETWEEN, .rule_word = BETWEEN,
 		.read = read_smaps_sum, .arg = SUM_SHARED,
 	}, {
 		.name = "pmd", .label = "smaps *HugePages, *PmdMapped", .unit = "KiB",
@@ -1657,7 +1728,8 @@ static struct result results[ARRAY_SIZE(figures)];
 
 static enum verdict judge(const struct figure *f, const struct reading *r)
 {
-	enum rule rule = tour.averages ? f->rule_average : f->rule;
+	enum rule rule = tour.averages ? f->rule_average :
+			 tour.word ? f->rule_word : f->rule;
 
 	if (!r->not_exact)
 		return V_OK;
@@ -2177,14 +2249,38 @@ static void setup_workers(void)
 			ksft_exit_fail_perror("pipe");
 }
 
+/*
+ * khugepaged sleeps as long as it was told to only while there is a process that
+ * it could look at. The first one to come after none wakes it, and this would be
+ * a scene. So let it look at this process, which stays to the end. An area without
+ * an anon_vma would not be among what it looks at.
+ */
+static void park_khugepaged(unsigned long scans)
+{
+	char *mem = mmap(NULL, 2 * tour.pmd_size, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int i;
+
+	if (mem == MAP_FAILED)
+		return;
+	*mem = 1;
+	madvise(mem, 2 * tour.pmd_size, MADV_DONTNEED);
+	madvise(mem, 2 * tour.pmd_size, MADV_HUGEPAGE);
+	mprotect(mem, 2 * tour.pmd_size, PROT_NONE);
+	for (i = 0; i < 100 && thp_read_num("khugepaged/full_scans") == scans; i++)
+		usleep(20000);
+}
+
 /* Huge pages on request only, of the sizes of the scenes; no khugepaged. */
 static void setup_thp(void)
 {
 	struct thp_settings settings;
 	int pmd = sz2ord(tour.pmd_size, psize()), i;
+	unsigned long scans;
 
 	if (!thp_available())
 		return;
+	scans = thp_read_num("khugepaged/full_scans");
 	thp_save_settings();
 	thp_read_settings(&settings);
 	settings.thp_enabled = THP_MADVISE;
@@ -2200,6 +2296,7 @@ static void setup_thp(void)
 	if (psize() < MTHP_SIZE)
 		settings.hugepages[sz2ord(MTHP_SIZE, psize())].enabled = THP_MADVISE;
 	thp_push_settings(&settings);
+	park_khugepaged(scans);
 }
 
 /*
@@ -2216,9 +2313,23 @@ static void setup_averages(void)
 	if (!config)
 		return;
 	while (fgets(line, sizeof(line), config))
-		if (!strcmp(line, "CONFIG_NO_PAGE_MAPCOUNT=y\n"))
+		if (!strncmp(line, "CONFIG_NO_PAGE_MAP", strlen("CONFIG_NO_PAGE_MAP")))
 			tour.averages = true;
 	pclose(config);
+}
+
+/* The events came with the word. */
+static void setup_word(void)
+{
+	FILE *vmstat = fopen("/proc/vmstat", "r");
+	char line[256];
+
+	if (!vmstat)
+		return;
+	while (fgets(line, sizeof(line), vmstat))
+		if (!strncmp(line, "thp_cow_reuse ", strlen("thp_cow_reuse ")))
+			tour.word = true;
+	fclose(vmstat);
 }
 
 static void setup_kernel(void)
@@ -2233,6 +2344,7 @@ static void setup_kernel(void)
 	tour.has_numa_maps = !access("/proc/self/numa_maps", R_OK);
 	tour.colour = isatty(STDOUT_FILENO);
 	setup_averages();
+	setup_word();
 }
 
 static void usage(void)
@@ -2324,7 +2436,8 @@ static void print_intro(void)
 	ksft_print_msg("A tour of mapped folios on Linux %s %s\n", uts.release,
 		       uts.machine);
 	ksft_print_msg("Mappings of each page: %s\n", tour.averages ?
-		       "averages (CONFIG_NO_PAGE_MAPCOUNT), compared with bounds" :
+		       "averages, compared with bounds" :
+		       tour.word ? "what one word for each large folio tells" :
 		       "exact");
 	ksft_print_msg("Processes A, B and C map memory. All figures are sums over the three.\n");
 	if (!tour.has_refresh)

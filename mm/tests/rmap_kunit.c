@@ -148,6 +148,13 @@ static void unmap_ptes(struct rmap_ctx *c, int first, int nr)
 	folio_put_refs(c->folio, nr);
 }
 
+/* For tests that write a word which is not what is mapped. */
+static void skip_if_checked(struct kunit *test)
+{
+	if (folio_mapcounts_check_enabled())
+		kunit_skip(test, "folio_mapcounts_check would report it");
+}
+
 static const unsigned int orders[] = { 1, 2, 3, 4, 7, TEST_MAX_ORDER };
 
 static void order_desc(const unsigned int *order, char *desc)
@@ -293,19 +300,20 @@ static void test_unmap_unmapped(struct kunit *test)
 
 	if (!IS_ENABLED(CONFIG_DEBUG_VM))
 		kunit_skip(test, "needs CONFIG_DEBUG_VM");
+	skip_if_checked(test);
 
 	map_file(c, 0, 1);
 	kunit_warning_suppress(test) {
-		__folio_sub_mapcounts(folio, 2 * pte);
+		__folio_sub_mapcounts(folio, 2 * pte, &folio->page, 2, 0);
 		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 1);
 		KUNIT_EXPECT_EQ(test, folio_mapcount(folio), -1);
 	}
-	__folio_add_mapcounts(folio, 2 * pte);
+	__folio_add_mapcounts(folio, 2 * pte, &folio->page, 2, 0);
 	kunit_warning_suppress(test) {
-		__folio_sub_mapcounts(folio, pmd);
+		__folio_sub_mapcounts(folio, pmd, &folio->page, 0, 1);
 		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 1);
 	}
-	__folio_add_mapcounts(folio, pmd);
+	__folio_add_mapcounts(folio, pmd, &folio->page, 0, 1);
 	unmap_ptes(c, 0, 1);
 	expect_mapcounts(test, folio, 0, 0);
 }
@@ -439,6 +447,7 @@ static void test_many_mappings(struct kunit *test)
 	struct folio *folio = new_folio(test, 4);
 	int i;
 
+	skip_if_checked(test);
 	for (i = 0; i < ARRAY_SIZE(many); i++) {
 		const u64 others = folio_mapcounts_delta_ptes(many[i] - 16, false);
 
@@ -505,7 +514,7 @@ static void do_account_op(struct rmap_ctx *c, enum account_op op, int first, int
 	folio_unlock(c->folio);
 }
 
-#define ALL	(1 << TEST_MAX_ORDER)
+#define ALL	BIT(TEST_MAX_ORDER)
 
 static const struct account_step {
 	enum account_op op;
@@ -596,6 +605,7 @@ static void test_bounds(struct kunit *test)
 	struct folio *folio = new_folio(test, 4);
 	int i;
 
+	skip_if_checked(test);
 	for (i = 0; i < ARRAY_SIZE(table); i++) {
 		atomic64_set(&folio->_mapcounts, table[i].ptes * FOLIO_MAPCOUNTS_PTE +
 			     table[i].entire * FOLIO_MAPCOUNTS_ENTIRE);
@@ -1205,6 +1215,7 @@ static void test_thp_fork_bound(struct kunit *test)
 	struct mm_struct *child, *last;
 	struct folio *folio = fault_thp(test);
 
+	skip_if_checked(test);
 	c->others = true;
 	atomic64_add(others, &folio->_mapcounts);
 	last = fork_mm(test);
@@ -1227,8 +1238,10 @@ static void test_thp_fork_ptes_bound(struct kunit *test)
 	const int nr = HPAGE_PMD_NR;
 	const u64 others = FOLIO_MAPCOUNTS_PTES_MAX - 2 * nr;
 	struct folio *folio = fault_thp(test);
-	struct mm_struct *child = mm_alloc();
+	struct mm_struct *child;
 
+	skip_if_checked(test);
+	child = mm_alloc();
 	KUNIT_ASSERT_NOT_NULL(test, child);
 	c->others = true;
 	split_pmd(c);
@@ -1406,6 +1419,182 @@ static void test_referenced(struct kunit *test)
 }
 #endif /* CONFIG_TRANSPARENT_HUGEPAGE */
 
+/*
+ * What folio_mapcounts_check reports: each test does one thing wrong, which the
+ * check must see at once, and once. What is right in the same test it must let
+ * pass: a warning that is not expected fails the run.
+ */
+#define expect_report(test, wrong) do {					\
+	struct kunit *__test = (test);					\
+									\
+	kunit_warning_suppress(__test) {				\
+		wrong;							\
+		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(__test, 1);	\
+	}								\
+} while (0)
+
+static int check_test_init(struct kunit *test)
+{
+	if (!folio_mapcounts_check_enabled())
+		kunit_skip(test, "needs folio_mapcounts_check=on");
+	return rmap_test_init(test);
+}
+
+/* The word is right, but it is another page that is unmapped. */
+static void test_check_wrong_page(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+	struct folio *folio = new_folio(test, 4);
+
+	map_file(c, 2, 4);
+	expect_report(test, unmap_ptes(c, 5, 2));
+	expect_mapcounts(test, folio, 2, 0);
+	/* Have the page mapped that was not. */
+	map_file(c, 6, 1);
+	unmap_ptes(c, 2, 3);
+	expect_mapcounts(test, folio, 0, 0);
+}
+
+/* More is mapped than the word is told: a batch, and a PMD. */
+static void test_check_wrong_delta(struct kunit *test)
+{
+	const u64 one = folio_mapcounts_delta_ptes(1, false);
+	struct folio *folio = new_folio(test, 4);
+
+	expect_report(test, __folio_add_mapcounts(folio, one, &folio->page, 2, 0));
+	__folio_sub_mapcounts(folio, one, &folio->page, 2, 0);
+	expect_report(test, __folio_add_mapcounts(folio, one, &folio->page, 1, 1));
+	__folio_sub_mapcounts(folio, one, &folio->page, 1, 1);
+	expect_mapcounts(test, folio, 0, 0);
+}
+
+/* Somebody writes the word. The next operation tells, and the next decision. */
+static void test_check_wrong_word(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+	struct folio *folio = new_folio(test, 4);
+
+	map_file(c, 0, 16);
+	atomic64_inc(&folio->_mapcounts);
+	expect_report(test, map_file(c, 3, 1));
+	expect_report(test, unmap_ptes(c, 3, 1));
+	expect_report(test, folio_mapcounts_check_reuse(folio));
+	atomic64_dec(&folio->_mapcounts);
+	folio_mapcounts_check_reuse(folio);
+	unmap_ptes(c, 0, 16);
+}
+
+/* A page that is mapped twice is nobody's own. */
+static void test_check_reuse(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+	struct folio *folio = new_folio(test, 4);
+
+	map_file(c, 0, 15);
+	folio_mapcounts_check_reuse(folio);
+	map_file(c, 14, 1);
+	expect_report(test, folio_mapcounts_check_reuse(folio));
+	unmap_ptes(c, 14, 1);
+	folio_mapcounts_check_reuse(folio);
+	unmap_ptes(c, 0, 15);
+}
+
+/* What becomes exclusive is mapped: not twice, nor not at all. */
+static void test_check_exclusive(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+	struct folio *folio = new_folio(test, 4);
+	struct page *page = &folio->page;
+	int i;
+
+	folio_ref_add(folio, 18);
+	folio_lock(folio);
+	spin_lock(&c->mm->page_table_lock);
+	folio_add_new_anon_rmap(folio, c->vma, c->addr, RMAP_EXCLUSIVE);
+	folio_mapcounts_check_exclusive(folio, page, 16);
+	for (i = 0; i < 16; i++)
+		ClearPageAnonExclusive(page + i);
+	folio_add_anon_rmap_pte(folio, page + 1, c->vma, c->addr + PAGE_SIZE,
+				RMAP_NONE);
+	folio_mapcounts_check_exclusive(folio, page + 2, 14);
+	expect_report(test,
+		      folio_add_anon_rmap_pte(folio, page, c->vma, c->addr,
+					      RMAP_EXCLUSIVE));
+	ClearPageAnonExclusive(page);
+	spin_unlock(&c->mm->page_table_lock);
+	folio_unlock(folio);
+
+	unmap_ptes(c, 0, 16);
+	expect_report(test, folio_mapcounts_check_exclusive(folio, page, 3));
+	unmap_ptes(c, 0, 2);
+}
+
+/* Neither a PTE nor a PMD maps what is split or migrated. */
+static void test_check_unmapped(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+	struct folio *folio = new_folio(test, TEST_MAX_ORDER);
+
+	folio_mapcounts_check_unmapped(folio);
+	map_file(c, folio_nr_pages(folio) - 1, 1);
+	expect_report(test, folio_mapcounts_check_unmapped(folio));
+	unmap_ptes(c, folio_nr_pages(folio) - 1, 1);
+	folio_mapcounts_check_unmapped(folio);
+	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
+		return;
+	do_account_op(c, ADD_PMD, 0, 0);
+	expect_report(test, folio_mapcounts_check_unmapped(folio));
+	do_account_op(c, REMOVE_PMD, 0, 0);
+	folio_mapcounts_check_unmapped(folio);
+}
+
+/* The word says that nothing is mapped, but one page is still. */
+static void test_check_free(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+	struct folio *folio = new_folio(test, 4);
+
+	map_file(c, 3, 1);
+	expect_report(test, unmap_ptes(c, 4, 1));
+	expect_mapcounts(test, folio, 0, 0);
+	expect_report(test, free_folio(test));
+	/* It does not matter to whoever has these pages next. */
+	new_folio(test, 4);
+	map_file(c, 0, 16);
+	unmap_ptes(c, 0, 16);
+}
+
+/* Small folios are not checked, nor are they in the way. */
+static void test_check_small(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+	struct folio *folio = new_folio(test, 0);
+
+	map_file(c, 0, 1);
+	folio_mapcounts_check_reuse(folio);
+	folio_mapcounts_check_unmapped(folio);
+	folio_mapcounts_check_exclusive(folio, &folio->page, 1);
+	unmap_ptes(c, 0, 1);
+}
+
+static struct kunit_case check_test_cases[] = {
+	KUNIT_CASE(test_check_wrong_page),
+	KUNIT_CASE(test_check_wrong_delta),
+	KUNIT_CASE(test_check_wrong_word),
+	KUNIT_CASE(test_check_reuse),
+	KUNIT_CASE(test_check_exclusive),
+	KUNIT_CASE(test_check_unmapped),
+	KUNIT_CASE(test_check_free),
+	KUNIT_CASE(test_check_small),
+	{}
+};
+
+static struct kunit_suite check_test_suite = {
+	.name = "folio_mapcounts_check",
+	.init = check_test_init,
+	.test_cases = check_test_cases,
+};
+
 static struct kunit_case rmap_test_cases[] = {
 	KUNIT_CASE_PARAM(test_new_folio, orders_gen_params),
 	KUNIT_CASE_PARAM(test_file_ptes, orders_gen_params),
@@ -1444,4 +1633,4 @@ static struct kunit_suite rmap_test_suite = {
 	.test_cases = rmap_test_cases,
 };
 
-kunit_test_suite(rmap_test_suite);
+kunit_test_suites(&rmap_test_suite, &check_test_suite);

@@ -43,7 +43,7 @@
 #include <sys/ioctl.h>
 #include <sys/param.h>
 #include <sys/resource.h>
-#if __has_include(<sys/rseq.h>)
+#if __has_include("sys/rseq.h")
 #include <sys/rseq.h>
 #endif
 #include <sys/stat.h>
@@ -1860,6 +1860,37 @@ TEST_F(cow, swap_all_then_fork)
 	quit(B);
 	op_write(0, r.nr);
 	expect_right(SELF);
+}
+
+/*
+ * Pages in a pipe leave the page table for the swap cache, and stay there: the
+ * pipe refers to them. fork() shares the entries, so a write must not go there,
+ * not even once all others have dropped theirs.
+ */
+TEST_F(cow, vmsplice_swap_then_fork)
+{
+	size_t k = r.folio_nr / 2, nr = MIN(NR_SPLICED, r.folio_nr - r.folio_nr / 2);
+	uint64_t old[NR_SPLICED];
+	int alone;
+
+	for (alone = 0; alone < 2; alone++) {
+		ASSERT_EQ(op_map(0, 0), 0);
+		memcpy(old, shadow + k, nr * sizeof(*old));
+		open_pipe();
+		op_splice(k, nr);
+		if (!have_swap() || !page_out(0, r.nr))
+			SKIP(return, "no swap");
+		spawn(SELF, B);
+		if (alone)
+			run(B, op_unmap, 0, 0);
+		else
+			expect_right(B);
+		op_write(k, nr);
+		op_write(0, r.nr);
+		expect_right(SELF);
+		expect_spliced(old, nr);
+		quit(B);
+	}
 }
 
 TEST_F(cow, swap_some_then_fork)

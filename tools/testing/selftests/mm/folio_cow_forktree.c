@@ -40,7 +40,7 @@
 #include <sys/param.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#if __has_include(<sys/rseq.h>)
+#if __has_include("sys/rseq.h")
 #include <sys/rseq.h>
 #endif
 #include <sys/syscall.h>

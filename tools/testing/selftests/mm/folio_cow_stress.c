@@ -201,6 +201,8 @@ struct thread {
 	uint32_t busy;
 	struct slot *child_slot;
 	uint32_t child_uid;
+	bool pinned;		/* so were pages of ours, before it forked */
+	uint32_t peeked;	/* that of our slot, before it forked */
 	struct splice splice;
 };
 
@@ -240,6 +242,7 @@ struct slot {
 	uint32_t key;		/* 0 free, 2 * uid reserved, 2 * uid + 1 live */
 	pid_t pid;
 	uint32_t wild;		/* it forks while its threads go on */
+	uint32_t peeked;	/* so often have others pinned pages of it */
 	uint32_t nr_events;
 	struct {
 		uint32_t peeks;	/* 1 + the slot whose pages it references */
@@ -1220,7 +1223,13 @@ static void check_splice(struct splice *s)
 	s->nr = 0;
 }
 
-/* What our parent had in a pipe when we were forked can never be newer. */
+/*
+ * What our parent had in a pipe when we were forked can never be newer: fork()
+ * made us share that page, so what the parent writes goes to a copy. Unless the
+ * page belonged to a folio that was pinned: then fork() copied it for us, the
+ * parent goes on to write to it in place, and it is right that the pipe shows
+ * that. See pins_at_fork().
+ */
 static void check_legacy(void)
 {
 	int fd = __atomic_exchange_n(&proc->legacy_fd, -1, __ATOMIC_SEQ_CST);
@@ -1322,8 +1331,10 @@ static bool op_peek(void)
 	to.iov_len = nr * psize();
 	from.iov_len = to.iov_len;
 	set(&proc->slot->thread[self->nr].peeks, 1 + slot - shared->slot);
-	if (!get(&slot->wild))
+	if (!get(&slot->wild)) {
+		inc(&slot->peeked);	/* before the pin: see pins_at_fork() */
 		process_vm_readv(get(&slot->pid), &to, 1, &from, 1, 0);
+	}
 	set(&proc->slot->thread[self->nr].peeks, 0);
 	note(OP_PEEK, first, nr, get(&slot->key) / 2);
 	return false;
@@ -1617,8 +1628,28 @@ static void open_files(void)
 		open_pipe(&proc->thread[i].splice);
 }
 
-/* Pins and pipes are the parent's. One pipe we keep, to look into it later. */
-static void close_files(void)
+/*
+ * May a page of our parent, in @slot, have been pinned while it forked us? Its own
+ * pins stayed what they were: its threads paused, or it was wild and had none.
+ * Others can begin to peek at any time, but they count that before they pin:
+ *
+ *	parent				other			child
+ *	note peeked; who peeks?		peeks = parent		peeked as noted?
+ *	fork()				peeked++, pin
+ *
+ * Whoever peeks when the parent looks is seen. Whoever comes later, but early
+ * enough for fork() to see the pin, has raised the count before the child looks.
+ */
+static bool pins_at_fork(const struct slot *slot)
+{
+	return self->pinned || get(&slot->peeked) != self->peeked;
+}
+
+/*
+ * Pins and pipes are the parent's. One pipe we keep, to look into it later, if we
+ * can tell what has to be in there.
+ */
+static void close_files(bool keep)
 {
 	unsigned int i;
 
@@ -1632,7 +1663,7 @@ static void close_files(void)
 		struct splice *s = &proc->thread[i].splice;
 
 		close(s->fd[1]);
-		if (s->nr && proc->legacy_fd < 0)
+		if (keep && s->nr && proc->legacy_fd < 0)
 			proc->legacy_fd = s->fd[0];
 		else
 			close(s->fd[0]);
@@ -1675,9 +1706,11 @@ static void begin_process(void)
 
 static void begin_child(void)
 {
+	const bool keep = !pins_at_fork(proc->slot);
+
 	claim_slot(self->child_slot, self->child_uid);
 	settle();
-	close_files();
+	close_files(keep);
 	begin_process();
 	note(OP_FORK, 0, 0, life_of(proc->uid)->parent);
 	if (rnd(2))
@@ -1726,6 +1759,13 @@ static bool someone_peeks(void)
 	return false;
 }
 
+/* For pins_at_fork(), just before. */
+static void note_pins(void)
+{
+	self->peeked = get(&proc->slot->peeked);
+	self->pinned = get(&proc->pins) || someone_peeks();
+}
+
 static bool begin_wild_fork(void)
 {
 	inc(&proc->slot->wild);
@@ -1745,6 +1785,7 @@ static bool fork_process(void)
 			set_hot(0, global.nr_pages);
 		inc(&proc->forks);
 		set(&life_of(self->child_uid)->gen, get(&shared->gens));
+		note_pins();
 		pid = fork();
 		if (!pid)
 			return true;

@@ -30,8 +30,7 @@
 
 #define NR_CHILDREN	8
 
-FIXTURE(bounds)
-{
+struct bounds {
 	unsigned long ptes_max;
 	unsigned long entire_max;
 	size_t size;			/* of a THP */
@@ -40,14 +39,20 @@ FIXTURE(bounds)
 	pid_t child[NR_CHILDREN];	/* to be killed in the end */
 };
 
+FIXTURE(bounds)
+{
+	struct bounds b;
+};
+
 FIXTURE_SETUP(bounds)
 {
+	struct bounds *b = &self->b;
 	struct thp_settings settings;
 	char *area;
 
-	self->ptes_max = 0;
-	if (read_sysfs(PTES_MAX, &self->ptes_max) ||
-	    read_sysfs(ENTIRE_MAX, &self->entire_max))
+	b->ptes_max = 0;
+	if (read_sysfs(PTES_MAX, &b->ptes_max) ||
+	    read_sysfs(ENTIRE_MAX, &b->entire_max))
 		SKIP(return, "no " DEBUGFS ": needs root and CONFIG_DEBUG_VM");
 	if (!thp_available())
 		SKIP(return, "no THPs");
@@ -57,44 +62,46 @@ FIXTURE_SETUP(bounds)
 	settings.shmem_enabled = SHMEM_ADVISE;
 	thp_push_settings(&settings);
 
-	self->size = read_pmd_pagesize();
-	self->nr = self->size / psize();
-	area = mmap(NULL, 3 * self->size, PROT_NONE, MAP_PRIVATE | MAP_ANON, -1, 0);
+	b->size = read_pmd_pagesize();
+	b->nr = b->size / psize();
+	area = mmap(NULL, 3 * b->size, PROT_NONE, MAP_PRIVATE | MAP_ANON, -1, 0);
 	ASSERT_NE(area, MAP_FAILED);
-	self->mem = (char *)roundup((uintptr_t)area, self->size);
+	b->mem = (char *)roundup((uintptr_t)area, b->size);
 }
 
-/* In the parent, and *self is shared: the bounds are restored however it ends. */
+/* In the parent, and *b is shared: the bounds are restored however it ends. */
 FIXTURE_TEARDOWN_PARENT(bounds)
 {
-	if (self->ptes_max) {
-		write_sysfs(PTES_MAX, self->ptes_max);
-		write_sysfs(ENTIRE_MAX, self->entire_max);
+	struct bounds *b = &self->b;
+
+	if (b->ptes_max) {
+		write_sysfs(PTES_MAX, b->ptes_max);
+		write_sysfs(ENTIRE_MAX, b->entire_max);
 	}
 	for (int i = 0; i < NR_CHILDREN; i++) {
-		if (self->child[i] > 0)
-			kill(self->child[i], SIGKILL);
+		if (b->child[i] > 0)
+			kill(b->child[i], SIGKILL);
 	}
 }
 
 /* Have a write fault map a THP at mem. Return: whether that worked. */
-static bool map_anon(FIXTURE_DATA(bounds) *self)
+static bool map_anon(struct bounds *b)
 {
-	self->mem = mmap(self->mem, self->size, PROT_READ | PROT_WRITE,
+	b->mem = mmap(b->mem, b->size, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANON | MAP_FIXED, -1, 0);
-	madvise(self->mem, self->size, MADV_HUGEPAGE);
-	memset(self->mem, 1, self->size);
-	return check_huge_anon(self->mem, self->size, 1, self->size);
+	madvise(b->mem, b->size, MADV_HUGEPAGE);
+	memset(b->mem, 1, b->size);
+	return check_huge_anon(b->mem, b->size, 1, b->size);
 }
 
-static void split_pmd(FIXTURE_DATA(bounds) *self)
+static void split_pmd(struct bounds *b)
 {
-	mprotect(self->mem, psize(), PROT_READ);
-	mprotect(self->mem, psize(), PROT_READ | PROT_WRITE);
+	mprotect(b->mem, psize(), PROT_READ);
+	mprotect(b->mem, psize(), PROT_READ | PROT_WRITE);
 }
 
 /* Fork children that only wait. Return: how many there are. */
-static int fork_children(FIXTURE_DATA(bounds) *self, int nr)
+static int fork_children(struct bounds *b, int nr)
 {
 	const pid_t parent = getpid();
 	pid_t pid;
@@ -110,52 +117,52 @@ static int fork_children(FIXTURE_DATA(bounds) *self, int nr)
 		}
 		if (pid < 0)
 			break;
-		/* Not in the child, which shares *self. */
-		self->child[i] = pid;
+		/* Not in the child, which shares *b. */
+		b->child[i] = pid;
 	}
 	return i;
 }
 
-static void kill_child(FIXTURE_DATA(bounds) *self, int i)
+static void kill_child(struct bounds *b, int i)
 {
-	kill(self->child[i], SIGKILL);
-	waitpid(self->child[i], NULL, 0);
-	self->child[i] = 0;
+	kill(b->child[i], SIGKILL);
+	waitpid(b->child[i], NULL, 0);
+	b->child[i] = 0;
 }
 
 /* A THP of shmem that is mapped at mem by a PMD. Return: its file, or -1. */
-static int map_shmem(FIXTURE_DATA(bounds) *self)
+static int map_shmem(struct bounds *b)
 {
 	int fd = memfd_create("bounds", 0);
 
-	if (fd < 0 || ftruncate(fd, self->size))
+	if (fd < 0 || ftruncate(fd, b->size))
 		return -1;
-	if (mmap(self->mem, self->size, PROT_READ | PROT_WRITE,
+	if (mmap(b->mem, b->size, PROT_READ | PROT_WRITE,
 		 MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
 		return -1;
-	madvise(self->mem, self->size, MADV_HUGEPAGE);
-	memset(self->mem, 1, self->size);
-	return check_huge_shmem(self->mem, self->size, 1, self->size) ? fd : -1;
+	madvise(b->mem, b->size, MADV_HUGEPAGE);
+	memset(b->mem, 1, b->size);
+	return check_huge_shmem(b->mem, b->size, 1, b->size) ? fd : -1;
 }
 
 /* Map it once more, where no PMD fits. */
-static char *map_misaligned(FIXTURE_DATA(bounds) *self, int fd)
+static char *map_misaligned(struct bounds *b, int fd)
 {
-	char *area = mmap(NULL, 3 * self->size, PROT_NONE, MAP_PRIVATE | MAP_ANON, -1, 0);
-	char *at = (char *)roundup((uintptr_t)area, self->size) + psize();
+	char *area = mmap(NULL, 3 * b->size, PROT_NONE, MAP_PRIVATE | MAP_ANON, -1, 0);
+	char *at = (char *)roundup((uintptr_t)area, b->size) + psize();
 
-	return mmap(at, self->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+	return mmap(at, b->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
 }
 
 /* How a process ends that reads there. */
-static int signal_of_read(volatile char *addr)
+static int signal_of_read(char *addr)
 {
 	int status;
 	pid_t pid = fork();
 
 	if (!pid) {
 		signal(SIGBUS, SIG_DFL);
-		(void)*addr;
+		FORCE_READ(*addr);
 		_exit(0);
 	}
 	waitpid(pid, &status, 0);
@@ -165,156 +172,169 @@ static int signal_of_read(volatile char *addr)
 /* PTEs: this process, three children, and no more. */
 TEST_F(bounds, fork_ptes)
 {
-	if (!map_anon(self))
+	struct bounds *b = &self->b;
+
+	if (!map_anon(b))
 		SKIP(return, "no THP");
-	split_pmd(self);
-	ASSERT_EQ(write_sysfs(PTES_MAX, 4 * self->nr), 0);
-	EXPECT_EQ(fork_children(self, 5), 3);
+	split_pmd(b);
+	ASSERT_EQ(write_sysfs(PTES_MAX, 4 * b->nr), 0);
+	EXPECT_EQ(fork_children(b, 5), 3);
 	EXPECT_EQ(errno, ENOMEM);
 
-	kill_child(self, 0);
-	EXPECT_EQ(fork_children(self, 1), 1);
+	kill_child(b, 0);
+	EXPECT_EQ(fork_children(b, 1), 1);
 	EXPECT_EQ(fork(), -1);
-	memset(self->mem, 2, self->size);
-	EXPECT_EQ(self->mem[self->size - 1], 2);
+	memset(b->mem, 2, b->size);
+	EXPECT_EQ(b->mem[b->size - 1], 2);
 }
 
 /* PMDs: where there are too many, fork() succeeds, and the PMD is split. */
 TEST_F(bounds, fork_pmds)
 {
-	if (!map_anon(self))
+	struct bounds *b = &self->b;
+
+	if (!map_anon(b))
 		SKIP(return, "no THP");
 	ASSERT_EQ(write_sysfs(ENTIRE_MAX, 4), 0);
-	EXPECT_EQ(fork_children(self, 3), 3);
-	EXPECT_TRUE(check_huge_anon(self->mem, self->size, 1, self->size));
-	EXPECT_EQ(fork_children(self, 1), 1);
-	EXPECT_TRUE(check_huge_anon(self->mem, self->size, 0, self->size));
-	EXPECT_EQ(self->mem[self->size - 1], 1);
+	EXPECT_EQ(fork_children(b, 3), 3);
+	EXPECT_TRUE(check_huge_anon(b->mem, b->size, 1, b->size));
+	EXPECT_EQ(fork_children(b, 1), 1);
+	EXPECT_TRUE(check_huge_anon(b->mem, b->size, 0, b->size));
+	EXPECT_EQ(b->mem[b->size - 1], 1);
 }
 
 /* A PMD counts as the PTEs that it can be split into. */
 TEST_F(bounds, fork_pmds_ptes)
 {
-	if (!map_anon(self))
+	struct bounds *b = &self->b;
+
+	if (!map_anon(b))
 		SKIP(return, "no THP");
-	ASSERT_EQ(write_sysfs(PTES_MAX, 4 * self->nr), 0);
-	EXPECT_EQ(fork_children(self, 5), 3);
+	ASSERT_EQ(write_sysfs(PTES_MAX, 4 * b->nr), 0);
+	EXPECT_EQ(fork_children(b, 5), 3);
 	EXPECT_EQ(errno, ENOMEM);
 	/* It was split to try with PTEs. */
-	EXPECT_TRUE(check_huge_anon(self->mem, self->size, 0, self->size));
-	kill_child(self, 0);
-	EXPECT_EQ(fork_children(self, 1), 1);
+	EXPECT_TRUE(check_huge_anon(b->mem, b->size, 0, b->size));
+	kill_child(b, 0);
+	EXPECT_EQ(fork_children(b, 1), 1);
 }
 
 /* Faults get SIGBUS; what is mapped can move. */
 TEST_F(bounds, shmem_fault)
 {
+	struct bounds *b = &self->b;
 	char *map[4];
 	int fd, i;
 
-	fd = map_shmem(self);
+	fd = map_shmem(b);
 	if (fd < 0)
 		SKIP(return, "no THP of shmem");
-	ASSERT_EQ(write_sysfs(PTES_MAX, 4 * self->nr), 0);
+	ASSERT_EQ(write_sysfs(PTES_MAX, 4 * b->nr), 0);
 	for (i = 0; i < 4; i++) {
-		map[i] = map_misaligned(self, fd);
+		map[i] = map_misaligned(b, fd);
 		ASSERT_NE(map[i], MAP_FAILED);
 	}
 	for (i = 0; i < 3; i++)
-		EXPECT_EQ(madvise(map[i], self->size, MADV_POPULATE_READ), 0);
-	EXPECT_EQ(madvise(map[3], self->size, MADV_POPULATE_READ), -1);
+		EXPECT_EQ(madvise(map[i], b->size, MADV_POPULATE_READ), 0);
+	EXPECT_EQ(madvise(map[3], b->size, MADV_POPULATE_READ), -1);
 	EXPECT_EQ(errno, EFAULT);
 	EXPECT_EQ(signal_of_read(map[3]), SIGBUS);
 
 	/* mremap() adds no mapping. */
-	EXPECT_EQ(mremap(map[0], self->size, self->size,
-			 MREMAP_MAYMOVE | MREMAP_FIXED, self->mem + self->size),
-		  self->mem + self->size);
-	EXPECT_EQ(self->mem[2 * self->size - 1], 1);
+	EXPECT_EQ(mremap(map[0], b->size, b->size,
+			 MREMAP_MAYMOVE | MREMAP_FIXED, b->mem + b->size),
+		  b->mem + b->size);
+	EXPECT_EQ(b->mem[2 * b->size - 1], 1);
 
 	/* One page less, one page more */
 	EXPECT_EQ(madvise(map[1], psize(), MADV_DONTNEED), 0);
 	EXPECT_EQ(madvise(map[3], psize(), MADV_POPULATE_READ), 0);
 	EXPECT_EQ(madvise(map[3], 2 * psize(), MADV_POPULATE_READ), -1);
 
-	EXPECT_EQ(munmap(map[1], self->size), 0);
-	EXPECT_EQ(madvise(map[3], self->size - psize(), MADV_POPULATE_READ), 0);
+	EXPECT_EQ(munmap(map[1], b->size), 0);
+	EXPECT_EQ(madvise(map[3], b->size - psize(), MADV_POPULATE_READ), 0);
 }
 
 /* Too many PMDs of shmem: PTEs have to do. */
 TEST_F(bounds, shmem_pmds)
 {
-	char *second = self->mem + self->size;
-	int fd = map_shmem(self);
+	struct bounds *b = &self->b;
+	char *second = b->mem + b->size;
+	int fd = map_shmem(b);
 
 	if (fd < 0)
 		SKIP(return, "no THP of shmem");
 	ASSERT_EQ(write_sysfs(ENTIRE_MAX, 1), 0);
-	ASSERT_EQ(mmap(second, self->size, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0), second);
-	madvise(second, self->size, MADV_HUGEPAGE);
-	EXPECT_EQ(madvise(second, self->size, MADV_POPULATE_READ), 0);
-	EXPECT_TRUE(check_huge_shmem(second, self->size, 0, self->size));
-	EXPECT_EQ(second[self->size - 1], 1);
+	ASSERT_EQ(mmap(second, b->size, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0), second);
+	madvise(second, b->size, MADV_HUGEPAGE);
+	EXPECT_EQ(madvise(second, b->size, MADV_POPULATE_READ), 0);
+	EXPECT_TRUE(check_huge_shmem(second, b->size, 0, b->size));
+	EXPECT_EQ(second[b->size - 1], 1);
 
 	ASSERT_EQ(write_sysfs(ENTIRE_MAX, 2), 0);
-	madvise(second, self->size, MADV_DONTNEED);
-	EXPECT_EQ(madvise(second, self->size, MADV_POPULATE_READ), 0);
-	EXPECT_TRUE(check_huge_shmem(second, self->size, 1, self->size));
+	madvise(second, b->size, MADV_DONTNEED);
+	EXPECT_EQ(madvise(second, b->size, MADV_POPULATE_READ), 0);
+	EXPECT_TRUE(check_huge_shmem(second, b->size, 1, b->size));
 }
 
 /* UFFDIO_CONTINUE says that there is no room. */
 TEST_F(bounds, userfaultfd)
 {
+	struct bounds *b = &self->b;
+	struct uffdio_api api = {
+		.api = UFFD_API,
+		.features = UFFD_FEATURE_MINOR_SHMEM,
+	};
 	struct uffdio_continue cont = {};
 	int fd, uffd;
 	char *map;
 
-	fd = map_shmem(self);
+	fd = map_shmem(b);
 	if (fd < 0)
 		SKIP(return, "no THP of shmem");
-	map = map_misaligned(self, fd);
+	map = map_misaligned(b, fd);
 	ASSERT_NE(map, MAP_FAILED);
 	uffd = syscall(__NR_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
 	if (uffd < 0)
 		SKIP(return, "no userfaultfd");
-	if (ioctl(uffd, UFFDIO_API, &(struct uffdio_api){
-			.api = UFFD_API, .features = UFFD_FEATURE_MINOR_SHMEM }) ||
-	    uffd_register(uffd, map, self->size, false, false, true))
+	if (ioctl(uffd, UFFDIO_API, &api) ||
+	    uffd_register(uffd, map, b->size, false, false, true))
 		SKIP(return, "no minor faults of shmem");
 
-	ASSERT_EQ(write_sysfs(PTES_MAX, self->nr + 1), 0);
+	ASSERT_EQ(write_sysfs(PTES_MAX, b->nr + 1), 0);
 	cont.range.start = (uintptr_t)map;
 	cont.range.len = psize();
 	EXPECT_EQ(ioctl(uffd, UFFDIO_CONTINUE, &cont), 0);
 	cont.range.start += psize();
 	EXPECT_EQ(ioctl(uffd, UFFDIO_CONTINUE, &cont), -1);
 	EXPECT_EQ(errno, ENOMEM);
-	ASSERT_EQ(write_sysfs(PTES_MAX, self->nr + 2), 0);
+	ASSERT_EQ(write_sysfs(PTES_MAX, b->nr + 2), 0);
 	EXPECT_EQ(ioctl(uffd, UFFDIO_CONTINUE, &cont), 0);
 }
 
 /* Pages of a large folio that cannot be mapped stay in swap. */
 TEST_F(bounds, swap_in)
 {
+	struct bounds *b = &self->b;
 	const size_t size = 65536;
 	int pagemap = open("/proc/self/pagemap", O_RDONLY), err;
 	struct thp_settings settings = *thp_current_settings();
 
 	settings.hugepages[sz2ord(size, psize())].enabled = THP_MADVISE;
 	thp_push_settings(&settings);
-	ASSERT_EQ(mprotect(self->mem, size, PROT_READ | PROT_WRITE), 0);
-	madvise(self->mem, size, MADV_HUGEPAGE);
-	memset(self->mem, 1, size);
-	madvise(self->mem, size, MADV_PAGEOUT);
-	if (!pagemap_is_swapped(pagemap, self->mem))
+	ASSERT_EQ(mprotect(b->mem, size, PROT_READ | PROT_WRITE), 0);
+	madvise(b->mem, size, MADV_HUGEPAGE);
+	memset(b->mem, 1, size);
+	madvise(b->mem, size, MADV_PAGEOUT);
+	if (!pagemap_is_swapped(pagemap, b->mem))
 		SKIP(return, "no swap");
 
 	/* As low as that for a moment only */
 	ASSERT_EQ(write_sysfs(PTES_MAX, 1), 0);
-	err = madvise(self->mem, psize(), MADV_POPULATE_READ) ? errno : 0;
-	ASSERT_EQ(write_sysfs(PTES_MAX, self->ptes_max), 0);
-	EXPECT_EQ(madvise(self->mem, size, MADV_POPULATE_READ), 0);
-	EXPECT_EQ(self->mem[size - 1], 1);
+	err = madvise(b->mem, psize(), MADV_POPULATE_READ) ? errno : 0;
+	ASSERT_EQ(write_sysfs(PTES_MAX, b->ptes_max), 0);
+	EXPECT_EQ(madvise(b->mem, size, MADV_POPULATE_READ), 0);
+	EXPECT_EQ(b->mem[size - 1], 1);
 	if (!err)
 		SKIP(return, "swapped in by small folios");
 	EXPECT_EQ(err, EFAULT);
@@ -323,8 +343,9 @@ TEST_F(bounds, swap_in)
 /* A hugetlb mapping counts one. */
 TEST_F(bounds, hugetlb)
 {
+	struct bounds *b = &self->b;
 	const size_t size = default_huge_page_size();
-	const unsigned long nr = 4 * self->nr;
+	const unsigned long nr = 4 * b->nr;
 	unsigned long i;
 	char *map;
 	int fd;

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef _LINUX_FOLIO_MAPCOUNTS_CHECK_H
+#define _LINUX_FOLIO_MAPCOUNTS_CHECK_H
+
+/*
+ * A second account of how large folios are mapped, one that counts the PTEs of
+ * each page, to check folio->_mapcounts with: see
+ * Documentation/mm/folio_mapcounts_check.rst.
+ */
+#include <linux/atomic.h>
+#include <linux/instruction_pointer.h>
+#include <linux/jump_label.h>
+#include <linux/page-flags.h>
+
+struct page_ext_operations;
+
+#ifdef CONFIG_FOLIO_MAPCOUNTS_CHECK
+extern struct page_ext_operations folio_mapcounts_check_ops;
+DECLARE_STATIC_KEY_FALSE(folio_mapcounts_check_key);
+
+static __always_inline bool folio_mapcounts_check_enabled(void)
+{
+	return static_branch_unlikely(&folio_mapcounts_check_key);
+}
+#else
+static __always_inline bool folio_mapcounts_check_enabled(void)
+{
+	return false;
+}
+#endif
+
+/* Without CONFIG_FOLIO_MAPCOUNTS_CHECK, no call of these remains. */
+u64 __folio_mapcounts_check_add(struct folio *folio, u64 delta,
+				const struct page *page, int ptes, int entire,
+				unsigned long caller);
+void __folio_mapcounts_check(struct folio *folio, int most);
+void __folio_mapcounts_check_exclusive(struct folio *folio,
+				       const struct page *page, int nr_pages);
+void __folio_mapcounts_check_free(struct page *page, unsigned int order);
+
+/**
+ * folio_mapcounts_check_add - add to the word of a large folio, checked
+ * @folio:	The large folio
+ * @delta:	What to add to the word
+ * @page:	The first page that @ptes are about
+ * @ptes:	How many more PTEs map a page, each the next; negative: fewer
+ * @entire:	How many more PMDs or PUDs map the folio; negative: fewer
+ *
+ * Return: what the word is now.
+ */
+static __always_inline u64
+folio_mapcounts_check_add(struct folio *folio, u64 delta,
+			  const struct page *page, int ptes, int entire)
+{
+	if (folio_mapcounts_check_enabled())
+		return __folio_mapcounts_check_add(folio, delta, page, ptes,
+						   entire, _RET_IP_);
+	return atomic64_add_return(delta, &folio->_mapcounts);
+}
+
+/**
+ * folio_mapcounts_check_set - set the word of a new large folio, checked
+ * @folio:	The large folio, which nobody else can see
+ * @word:	What to set the word to
+ * @ptes:	How many PTEs map a page, from the first page on
+ * @entire:	How many PMDs map the folio
+ */
+static __always_inline void
+folio_mapcounts_check_set(struct folio *folio, u64 word, int ptes, int entire)
+{
+	atomic64_set(&folio->_mapcounts, word);
+	if (folio_mapcounts_check_enabled())
+		__folio_mapcounts_check_add(folio, 0, &folio->page, ptes,
+					    entire, _RET_IP_);
+}
+
+/**
+ * folio_mapcounts_check_reuse - no page of a folio may be mapped twice
+ * @folio:	The folio, all of which one MM takes for its own
+ *
+ * Context: The caller holds the lock of the page table with all mappings.
+ */
+static inline void folio_mapcounts_check_reuse(struct folio *folio)
+{
+	if (folio_mapcounts_check_enabled() && folio_test_large(folio))
+		__folio_mapcounts_check(folio, 1);
+}
+
+/**
+ * folio_mapcounts_check_unmapped - no page of a folio may be mapped
+ * @folio:	The folio, which is to be split or migrated
+ *
+ * Context: Nobody can map the folio.
+ */
+static inline void folio_mapcounts_check_unmapped(struct folio *folio)
+{
+	if (folio_mapcounts_check_enabled() && folio_test_large(folio))
+		__folio_mapcounts_check(folio, 0);
+}
+
+/**
+ * folio_mapcounts_check_exclusive - pages must be mapped once
+ * @folio:	The folio
+ * @page:	The first page that is, or becomes, PageAnonExclusive
+ * @nr_pages:	How many pages, from @page on
+ *
+ * Context: The caller holds the lock of the page table that maps the pages.
+ */
+static __always_inline void
+folio_mapcounts_check_exclusive(struct folio *folio, const struct page *page,
+				int nr_pages)
+{
+	if (folio_mapcounts_check_enabled() && folio_test_large(folio))
+		__folio_mapcounts_check_exclusive(folio, page, nr_pages);
+}
+
+/**
+ * folio_mapcounts_check_free - nothing may map what is freed
+ * @page:	The first page
+ * @order:	How many: 2^@order pages, a folio or not
+ *
+ * Context: Any. The caller has the last reference.
+ */
+static inline void folio_mapcounts_check_free(struct page *page, unsigned int order)
+{
+	if (folio_mapcounts_check_enabled())
+		__folio_mapcounts_check_free(page, order);
+}
+
+#endif /* _LINUX_FOLIO_MAPCOUNTS_CHECK_H */

@@ -88,7 +88,7 @@ FIXTURE_TEARDOWN_PARENT(bounds)
 static bool map_anon(struct bounds *b)
 {
 	b->mem = mmap(b->mem, b->size, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANON | MAP_FIXED, -1, 0);
+		      MAP_PRIVATE | MAP_ANON | MAP_FIXED, -1, 0);
 	madvise(b->mem, b->size, MADV_HUGEPAGE);
 	memset(b->mem, 1, b->size);
 	return check_huge_anon(b->mem, b->size, 1, b->size);

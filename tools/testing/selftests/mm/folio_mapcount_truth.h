@@ -127,6 +127,7 @@ static struct truth {
 	int kpagecount;
 	int kpageflags;
 	int kpagecgroup;
+	DIR *proc;		/* always open, as to free its memory would disturb */
 	char *text;
 	__u64 *kbuf;
 	__u64 *kflags;		/* of the block of pages at flags_pfn */
@@ -308,14 +309,12 @@ static void scan_proc(pid_t pid, unsigned int first_vma)
 
 static void scan_all(void)
 {
-	DIR *dir = opendir("/proc");
 	struct dirent *entry;
 	unsigned int first;
 	pid_t pid;
 
-	if (!dir)
-		ksft_exit_fail_perror("/proc");
-	while ((entry = readdir(dir))) {
+	rewinddir(truth.proc);
+	while ((entry = readdir(truth.proc))) {
 		if (!isdigit(entry->d_name[0]))
 			continue;
 		if (truth.nr_procs == MAX_PROCS)
@@ -328,7 +327,6 @@ static void scan_all(void)
 		scan_proc(pid, first);
 		truth.nr_procs++;
 	}
-	closedir(dir);
 }
 
 /* Both, folio by folio */
@@ -453,6 +451,9 @@ static void truth_setup(unsigned int block_pages, unsigned long arena, unsigned 
 	truth.text = alloc_private(TEXT_SIZE);
 	truth.kbuf = alloc_private(block_pages * sizeof(__u64));
 	truth.kflags = alloc_private(block_pages * sizeof(__u64));
+	truth.proc = opendir("/proc");
+	if (!truth.proc)
+		ksft_exit_fail_perror("/proc");
 	truth.kpagecount = open("/proc/kpagecount", O_RDONLY | O_CLOEXEC);
 	truth.kpageflags = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
 	truth.kpagecgroup = open("/proc/kpagecgroup", O_RDONLY | O_CLOEXEC);

@@ -37,6 +37,7 @@ struct bounds {
 	unsigned long nr;		/* pages of a THP */
 	char *mem;			/* aligned to it, with room for two */
 	pid_t child[NR_CHILDREN];	/* to be killed in the end */
+	struct thp_settings before;
 };
 
 FIXTURE(bounds)
@@ -50,14 +51,14 @@ FIXTURE_SETUP(bounds)
 	struct thp_settings settings;
 	char *area;
 
-	b->ptes_max = 0;
-	if (read_sysfs(PTES_MAX, &b->ptes_max) ||
-	    read_sysfs(ENTIRE_MAX, &b->entire_max))
+	if (access(PTES_MAX, W_OK))
 		SKIP(return, "no " DEBUGFS ": needs root and CONFIG_DEBUG_VM");
 	if (!thp_available())
 		SKIP(return, "no THPs");
-	thp_save_settings();
-	thp_read_settings(&settings);
+	ASSERT_EQ(read_sysfs(ENTIRE_MAX, &b->entire_max), 0);
+	thp_read_settings(&b->before);
+	settings = b->before;
+	ASSERT_EQ(read_sysfs(PTES_MAX, &b->ptes_max), 0);
 	settings.thp_enabled = THP_MADVISE;
 	settings.shmem_enabled = SHMEM_ADVISE;
 	thp_push_settings(&settings);
@@ -77,6 +78,7 @@ FIXTURE_TEARDOWN_PARENT(bounds)
 	if (b->ptes_max) {
 		write_sysfs(PTES_MAX, b->ptes_max);
 		write_sysfs(ENTIRE_MAX, b->entire_max);
+		thp_write_settings(&b->before);
 	}
 	for (int i = 0; i < NR_CHILDREN; i++) {
 		if (b->child[i] > 0)

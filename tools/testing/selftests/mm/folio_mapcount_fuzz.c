@@ -502,25 +502,26 @@ static int op_migrate_all(struct command *c, int arg)
 	return result(syscall(__NR_migrate_pages, 0, 8 * sizeof(long), &from, &to));
 }
 
+/* To small folios, as the kernel warns of other orders in the swap cache. */
 static int op_split(struct command *c, int arg)
 {
 	char text[96];
 
-	snprintf(text, sizeof(text), "%d,0x%lx,0x%lx,%u", getpid(), (unsigned long)at(c->first),
-		 (unsigned long)at(c->first + c->pages), c->arg[0] & 1 ? 0 : c->arg[1] % 9);
+	snprintf(text, sizeof(text), "%d,0x%lx,0x%lx,0", getpid(), (unsigned long)at(c->first),
+		 (unsigned long)at(c->first + c->pages));
 	return write_text(SPLIT_FILE, text) ? 0 : -errno;
 }
 
 /* Merges what is equal. For a limited time, as there may be nothing to scan. */
 static int op_ksm(struct command *c, int arg)
 {
-	long end = ksm_get_full_scans() + 2;
+	long end = ksm_get_full_scans() + 4;
 	unsigned int tries;
 
 	if (madvise(at(c->first), bytes(c), MADV_MERGEABLE) ||
 	    !write_text(KSM_SYSFS "/run", "1"))
 		return -errno;
-	for (tries = 0; ksm_get_full_scans() < end && tries < 200; tries++)
+	for (tries = 0; ksm_get_full_scans() < end && tries < 400; tries++)
 		usleep(5000);
 	return ksm_stop();
 }
@@ -1089,7 +1090,7 @@ static struct bounds pss_bounds(const struct page *page)
 		break;
 	case MODE_ESTIMATE:
 		b = exactly(one * estimate(folio) / folio_pages(folio));
-		b.lo--;
+		b.hi += one * estimate(folio) % folio_pages(folio) > 0;
 		break;
 	default:
 		b = (struct bounds) { one / b.hi, one / b.lo };
@@ -1230,7 +1231,7 @@ static const struct mapping *neighbour(const struct folio *folio, const struct m
 
 	for (n = first; n < first + folio->nr_map; n++)
 		if (n->pfn == m->pfn + delta && n->vma == m->vma && n->pmd == m->pmd &&
-		    n->addr == m->addr + delta * psize() && n->exclusive == m->exclusive)
+		    n->addr == m->addr + (long)delta * psize() && n->exclusive == m->exclusive)
 			return n;
 	return NULL;
 }

@@ -21,6 +21,7 @@ redis: apply	## what a BGSAVE of redis costs, base beside patched
 stress: apply	## processes fork, write and exit over shared folios, for DURATION s
 fuzz: apply	## map memory at random, compare all that the kernel says, for DURATION s
 bisect-check: apply	## build and boot after each patch, and run the KUnit suites
+cross: apply	## compile for configurations and architectures that no guest runs
 apply:		## assemble build/linux: one commit for each patch
 refresh:	## write patches/ and new files back from the commits of build/linux
 series: apply	## write the series for mailing to build/series
@@ -29,7 +30,7 @@ clean:		## remove all below build/ but the downloads
 # LINUX=<tree>       a git tree or unpacked tree of Linux 7.3.y (default: from Debian)
 # ARCH=<arch>        x86_64 (default), i386, arm64 or um
 # CONFIG=<name>      a fragment in configs/, such as debug
-# TESTS=<names>      the selftests to run (default: all)
+# TESTS=<names>      the selftests to run, the cases of cross (default: all)
 # QUICK=1            check: leave out the long selftests
 # BASELINE=1         run on the kernel without the series, to compare
 # DURATION=<s>       stress, fuzz: how long (default: 300, 60)
@@ -42,7 +43,7 @@ clean:		## remove all below build/ but the downloads
 # JOBS=<n>           parallel jobs (default: all processors)
 
 scripts := boot shell check build kunit unit model kselftest tour stats cow redis stress fuzz \
-	   bisect-check apply refresh series
+	   bisect-check cross apply refresh series
 $(scripts):
 	@scripts/$@
 

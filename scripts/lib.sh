@@ -127,5 +127,5 @@ packages() {
 		die "missing packages: ${missing[*]}" "install them; there is no apt-get here to do it"
 	export DEBIAN_FRONTEND=noninteractive
 	step apt-update apt-get update
-	step apt-install apt-get -y -q install --no-install-recommends "${missing[@]}"
+	step apt-install apt-get -o DPkg::Lock::Timeout=300 -y -q install --no-install-recommends "${missing[@]}"
 }

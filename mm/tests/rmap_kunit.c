@@ -465,6 +465,19 @@ static void test_many_mappings(struct kunit *test)
 	}
 }
 
+/* A kind of folio, and where its mappings are counted. */
+static const struct account_kind {
+	const char *desc;
+	enum node_stat_item pages, by_pmd;
+	bool anon, swapbacked;
+} account_kinds[] = {
+	{ "file", NR_FILE_MAPPED, NR_FILE_PMDMAPPED },
+	{ "shmem", NR_FILE_MAPPED, NR_SHMEM_PMDMAPPED, .swapbacked = true },
+	{ "anon", NR_ANON_MAPPED, NR_ANON_THPS, .anon = true },
+};
+
+KUNIT_ARRAY_PARAM_DESC(account_kinds, account_kinds, desc);
+
 /* What is mapped, as the counters of the folio's node have it. */
 struct mapped {
 	long pages;
@@ -482,18 +495,47 @@ static long node_sum(struct pglist_data *pgdat, enum node_stat_item item)
 	return sum;
 }
 
-static struct mapped read_mapped(const struct folio *folio)
+static struct mapped read_mapped(const struct account_kind *kind,
+				 const struct folio *folio)
 {
 	return (struct mapped){
-		.pages = node_sum(folio_pgdat(folio), NR_FILE_MAPPED),
-		.by_pmd = node_sum(folio_pgdat(folio), NR_FILE_PMDMAPPED),
+		.pages = node_sum(folio_pgdat(folio), kind->pages),
+		.by_pmd = node_sum(folio_pgdat(folio), kind->by_pmd),
 	};
 }
 
-enum account_op { ADD, DUP, REMOVE, ADD_PMD, REMOVE_PMD };
+enum account_op { NEW, ADD, DUP, REMOVE, ADD_PMD, REMOVE_PMD, SPLIT_PMD };
+
+static void do_anon_op(struct rmap_ctx *c, enum account_op op, int first, int nr)
+{
+	const unsigned long addr = c->addr + first * PAGE_SIZE;
+	struct page *page = folio_page(c->folio, first);
+
+	folio_ref_add(c->folio, nr);
+	folio_lock(c->folio);
+	spin_lock(&c->mm->page_table_lock);
+	raw_write_seqcount_begin(&c->mm->write_protect_seq);
+	if (op == NEW)
+		folio_add_new_anon_rmap(c->folio, c->vma, addr, RMAP_NONE);
+	else if (op == ADD)
+		folio_add_anon_rmap_ptes(c->folio, page, nr, c->vma, addr, RMAP_NONE);
+	else if (op == ADD_PMD)
+		folio_add_anon_rmap_pmd(c->folio, page, c->vma, addr, RMAP_NONE);
+	else if (op == SPLIT_PMD)
+		folio_split_anon_rmap_pmd(c->folio, page, RMAP_NONE);
+	else
+		WARN_ON(folio_try_dup_anon_rmap_ptes(c->folio, page, nr, c->vma,
+						     c->vma));
+	raw_write_seqcount_end(&c->mm->write_protect_seq);
+	spin_unlock(&c->mm->page_table_lock);
+	folio_unlock(c->folio);
+}
 
 static void do_account_op(struct rmap_ctx *c, enum account_op op, int first, int nr)
 {
+	if (folio_test_anon(c->folio) && op != REMOVE && op != REMOVE_PMD)
+		return do_anon_op(c, op, first, nr);
+
 	switch (op) {
 	case ADD:
 		return map_file(c, first, nr);
@@ -501,12 +543,15 @@ static void do_account_op(struct rmap_ctx *c, enum account_op op, int first, int
 		return dup_file(c, first, nr);
 	case REMOVE:
 		return unmap_ptes(c, first, nr);
+	case SPLIT_PMD:		/* comes to the same */
+		map_file(c, first, nr);
+		break;
 	default:
 		break;
 	}
 	folio_lock(c->folio);
 	spin_lock(&c->mm->page_table_lock);
-	if (op == ADD_PMD)
+	if (op == NEW || op == ADD_PMD)
 		folio_add_file_rmap_pmd(c->folio, &c->folio->page, c->vma);
 	else
 		folio_remove_rmap_pmd(c->folio, &c->folio->page, c->vma);
@@ -521,6 +566,11 @@ static const struct account_step {
 	int first, nr;
 	long pages, by_pmd;	/* what is to be counted afterwards */
 } account_steps[] = {
+	{ NEW,		0, 0,		ALL, ALL },
+	{ SPLIT_PMD,	0, ALL,		ALL, 0 },
+	{ REMOVE,	0, ALL,		0, 0 },
+	{ ADD_PMD,	0, 0,		ALL, ALL },
+	{ REMOVE_PMD,	0, 0,		0, 0 },
 	{ ADD,		0, 16,		16, 0 },
 	{ DUP,		0, 16,		32, 0 },	/* of 16, each twice */
 	{ ADD,		16, 16,		48, 0 },
@@ -540,17 +590,24 @@ static const struct account_step {
 };
 
 /* Take all steps. Return: the first after which the counters are wrong, or -1. */
-static int wrong_step(struct rmap_ctx *c, struct mapped *wrong)
+static int wrong_step(struct rmap_ctx *c, const struct account_kind *kind,
+		      struct mapped *wrong)
 {
-	const struct mapped start = read_mapped(c->folio);
+	const struct mapped start = read_mapped(kind, c->folio);
 	int i, found = -1;
+
+	if (kind->swapbacked)
+		__folio_set_swapbacked(c->folio);
 
 	for (i = 0; i < ARRAY_SIZE(account_steps); i++) {
 		const struct account_step *s = &account_steps[i];
 		struct mapped m;
 
-		do_account_op(c, s->op, s->first, s->nr);
-		m = read_mapped(c->folio);
+		if (kind->anon && s->op == NEW)
+			do_anon_op(c, NEW, 0, 0);
+		else
+			do_account_op(c, s->op, s->first, s->nr);
+		m = read_mapped(kind, c->folio);
 		m.pages -= start.pages;
 		m.by_pmd -= start.by_pmd;
 		if (found < 0 && (m.pages != s->pages || m.by_pmd != s->by_pmd)) {
@@ -567,19 +624,90 @@ static int wrong_step(struct rmap_ctx *c, struct mapped *wrong)
  */
 static void test_account(struct kunit *test)
 {
+	const struct account_kind *kind = test->param_value;
 	struct rmap_ctx *c = test->priv;
 	struct mapped wrong;
 	int tries, step = 0;
 
 	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
 		kunit_skip(test, "needs PMD mappings");
-	new_folio(test, TEST_MAX_ORDER);
-	for (tries = 0; tries < 10 && step >= 0; tries++)
-		step = wrong_step(c, &wrong);
+	for (tries = 0; tries < 10 && step >= 0; tries++) {
+		new_folio(test, TEST_MAX_ORDER);
+		step = wrong_step(c, kind, &wrong);
+		free_folio(test);
+	}
 	if (step >= 0)
 		KUNIT_FAIL(test, "after step %d: %ld pages, by PMD %ld; expected %ld, %ld\n",
 			   step, wrong.pages, wrong.by_pmd,
 			   account_steps[step].pages, account_steps[step].by_pmd);
+}
+
+static void check_queued(struct kunit *test, bool queued, int line)
+{
+	struct rmap_ctx *c = test->priv;
+
+	KUNIT_EXPECT_EQ_MSG(test, folio_test_partially_mapped(c->folio), queued,
+			    "line %d", line);
+	KUNIT_EXPECT_EQ_MSG(test, !list_empty(&c->folio->_deferred_list), queued,
+			    "line %d", line);
+}
+
+#define expect_queued(test, queued) \
+	check_queued(test, queued, __LINE__)
+
+/* Who unmaps the last of some page has the folio split, if the word can tell. */
+static void test_partial(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+
+	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
+		kunit_skip(test, "nothing is split");
+	new_folio(test, 4);
+	do_anon_op(c, NEW, 0, 16);
+	do_anon_op(c, DUP, 0, 16);
+	unmap_ptes(c, 0, 8);
+	expect_queued(test, false);
+	unmap_ptes(c, 0, 8);
+	expect_queued(test, false);
+	unmap_ptes(c, 15, 1);
+	expect_queued(test, true);
+	unmap_ptes(c, 15, 1);
+	unmap_ptes(c, 8, 7);
+	unmap_ptes(c, 8, 7);
+	expect_queued(test, true);
+	free_folio(test);
+
+	/* What is unmapped as a whole is freed soon. */
+	new_folio(test, 4);
+	do_anon_op(c, NEW, 0, 16);
+	unmap_ptes(c, 0, 16);
+	expect_queued(test, false);
+	free_folio(test);
+
+	/* The page cache keeps its pages. */
+	new_folio(test, 4);
+	map_file(c, 0, 16);
+	unmap_ptes(c, 0, 1);
+	expect_queued(test, false);
+	unmap_ptes(c, 1, 15);
+}
+
+/* A PMD maps all pages. When it goes, PTEs can be left that do not. */
+static void test_partial_pmd(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+
+	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
+		kunit_skip(test, "needs PMD mappings");
+	new_folio(test, TEST_MAX_ORDER);
+	do_anon_op(c, NEW, 0, 1);
+	do_anon_op(c, ADD, 0, 5);
+	unmap_ptes(c, 0, 1);
+	expect_queued(test, false);
+	do_account_op(c, REMOVE_PMD, 0, 0);
+	folio_put(c->folio);
+	expect_queued(test, true);
+	unmap_ptes(c, 1, 4);
 }
 
 /* A PMD counts as the PTEs that it can be split into, and hugetlb as one. */
@@ -744,6 +872,57 @@ static void test_claim_unlocked(struct kunit *test)
 		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 1);
 	}
 	unmap_ptes(c, 0, 1);
+}
+
+/* Who adopts a folio that is not its own is told, and so is who counts wrongly. */
+static void test_adopt_wrong(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv, *other;
+	const u64 creator = FOLIO_MAPCOUNTS_CREATOR;
+	struct folio *folio = new_folio(test, 4);
+
+	if (!IS_ENABLED(CONFIG_DEBUG_VM))
+		kunit_skip(test, "needs CONFIG_DEBUG_VM");
+	other = other_mm(test);
+	/* The creator maps the last page, another MM the last two. */
+	folio_ref_add(folio, 32);
+	folio_lock(folio);
+	spin_lock(&c->mm->page_table_lock);
+	folio_add_new_anon_rmap(folio, c->vma, c->addr, RMAP_NONE);
+	raw_write_seqcount_begin(&c->mm->write_protect_seq);
+	KUNIT_EXPECT_EQ(test, 0,
+			folio_try_dup_anon_rmap_ptes(folio, &folio->page, 16,
+						     other->vma, c->vma));
+	raw_write_seqcount_end(&c->mm->write_protect_seq);
+	spin_unlock(&c->mm->page_table_lock);
+	unmap_ptes(c, 0, 15);
+	unmap_ptes(other, 0, 14);
+
+	/* The creator is not gone, though the sum is right. */
+	kunit_warning_suppress(test) {
+		folio_adopt(folio, other->mm, 2);
+		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 1);
+	}
+	atomic64_sub(2 * creator, &folio->_mapcounts);
+	folio->_creator = c->mm;
+	unmap_ptes(c, 15, 1);
+
+	/* There is one page more than was found. */
+	kunit_warning_suppress(test) {
+		folio_adopt(folio, other->mm, 1);
+		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 1);
+	}
+	atomic64_add(creator, &folio->_mapcounts);
+	folio_unlock(folio);
+
+	/* The creator has no more pages than there are: this was one of its. */
+	kunit_warning_suppress(test) {
+		unmap_ptes(c, 14, 1);
+		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 1);
+	}
+	atomic64_sub(creator, &folio->_mapcounts);
+	unmap_ptes(other, 15, 1);
+	KUNIT_EXPECT_EQ(test, folio_mapcounts(folio).word, 0ULL);
 }
 
 /* An anonymous folio changes hands when its creator has gone. */
@@ -947,6 +1126,10 @@ static void test_counts_file(struct kunit *test)
 	expect_counts(test, NULL, 0);
 	map_pages(test, c->addr + size, nr / 4, nr / 2, 5);
 	expect_counts(test, NULL, 5);
+	/* What the word has more, no walk finds: the last walk counts, alone. */
+	atomic64_add(FOLIO_MAPCOUNTS_PTE, &c->folio->_mapcounts);
+	expect_counts(test, NULL, 5);
+	atomic64_sub(FOLIO_MAPCOUNTS_PTE, &c->folio->_mapcounts);
 	map_pages(test, c->addr, 0, nr, nr);
 	expect_counts(test, NULL, nr + 5);
 
@@ -1520,11 +1703,14 @@ static void test_check_exclusive(struct kunit *test)
 	folio_add_anon_rmap_pte(folio, page + 1, c->vma, c->addr + PAGE_SIZE,
 				RMAP_NONE);
 	folio_mapcounts_check_exclusive(folio, page + 2, 14);
-	expect_report(test,
-		      folio_add_anon_rmap_pte(folio, page, c->vma, c->addr,
-					      RMAP_EXCLUSIVE));
-	ClearPageAnonExclusive(page);
 	spin_unlock(&c->mm->page_table_lock);
+
+	/* KUnit allocates memory to expect a report: lock within. */
+	expect_report(test,
+		      scoped_guard(spinlock, &c->mm->page_table_lock)
+			      folio_add_anon_rmap_pte(folio, page, c->vma, c->addr,
+						      RMAP_EXCLUSIVE));
+	ClearPageAnonExclusive(page);
 	folio_unlock(folio);
 
 	unmap_ptes(c, 0, 16);
@@ -1609,10 +1795,13 @@ static struct kunit_case rmap_test_cases[] = {
 	KUNIT_CASE(test_hugetlb),
 	KUNIT_CASE(test_many_mappings),
 	KUNIT_CASE(test_bounds),
-	KUNIT_CASE(test_account),
+	KUNIT_CASE_PARAM(test_account, account_kinds_gen_params),
+	KUNIT_CASE(test_partial),
+	KUNIT_CASE(test_partial_pmd),
 	KUNIT_CASE_PARAM(test_claim, orders_gen_params),
 	KUNIT_CASE(test_no_claim),
 	KUNIT_CASE(test_claim_unlocked),
+	KUNIT_CASE(test_adopt_wrong),
 	KUNIT_CASE(test_adopt),
 	KUNIT_CASE(test_counts_file),
 	KUNIT_CASE(test_counts_driver),

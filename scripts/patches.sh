@@ -39,7 +39,7 @@ overlay() {	# ROOT
 # the cover letter, and patches/series without its comments.
 snapshot() {	# ROOT
 	local index=$tmp/snapshot list
-	list=$(overlay "$1" && cd "$1" && find patches MAINTAINERS -type f \
+	list=$(overlay "$1" && cd "$1" && find patches MAINTAINERS -maxdepth 1 -type f \
 		! -name 0000-cover-letter ! -name '*~' 2>/dev/null) || true
 	rm -f "$index"
 	[ -z "$list" ] || GIT_INDEX_FILE=$index git -C "$1" --git-dir="$tree/.git" --work-tree=. \
@@ -106,7 +106,7 @@ read_series() {	# ROOT
 	while read -r patch; do
 		[[ " ${series[*]} " == *" $patch "* ]] ||
 			die "patches/$patch is not in patches/series" "list it there or move it away"
-	done < <(cd "$root" && find patches -name '*.patch' -printf '%P\n' 2>/dev/null)
+	done < <(cd "$root" && find patches -maxdepth 1 -name '*.patch' -printf '%P\n' 2>/dev/null)
 }
 
 # A patch file is "Subject: ...", a blank line, the message, "---", and hunks.

@@ -19,6 +19,7 @@ stats: apply	## what the statistics say of shared folios: two base kernels and o
 cow: apply	## what a last survivor of fork() copies, base beside patched
 redis: apply	## what a BGSAVE of redis costs, base beside patched
 stress: apply	## processes fork, write and exit over shared folios, for DURATION s
+bench: apply	## measure two base kernels and ours in one run, write bench/report.md
 fuzz: apply	## map memory at random, compare all that the kernel says, for DURATION s
 bisect-check: apply	## build and boot after each patch, and run the KUnit suites
 cross: apply	## compile for configurations and architectures that no guest runs
@@ -31,7 +32,9 @@ clean:		## remove all below build/ but the downloads
 # ARCH=<arch>        x86_64 (default), i386, arm64 or um
 # CONFIG=<name>      a fragment in configs/, such as debug
 # TESTS=<names>      the selftests to run, the cases of cross (default: all)
-# QUICK=1            check: leave out the long selftests
+# QUICK=1            check: leave out the long selftests; bench: fewer boots
+# BOOTS=<n>          bench: of each kernel, for the rmap functions (default: 9)
+# ONLY=<names>       bench: of the instruments rmap, calls and icount (default: all)
 # BASELINE=1         run on the kernel without the series, to compare
 # DURATION=<s>       stress, fuzz: how long (default: 300, 60)
 # BREAK=1            stress: on a kernel that shares wrongly, which it has to see
@@ -42,7 +45,7 @@ clean:		## remove all below build/ but the downloads
 # SIGNOFF=1          series: add the sender's Signed-off-by
 # JOBS=<n>           parallel jobs (default: all processors)
 
-scripts := boot shell check build kunit unit model kselftest tour stats cow redis stress fuzz \
+scripts := boot shell check build kunit unit model kselftest tour stats cow redis stress bench fuzz \
 	   bisect-check cross apply refresh series
 $(scripts):
 	@scripts/$@

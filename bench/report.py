@@ -1,0 +1,343 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Writes report.md and its plots from the figures beside them.
+
+usage: report.py DIRECTORY
+
+Reads rmap.csv, calls.csv, icount.csv and text.csv, as far as they are there, and
+machine, which says where and how they were measured. One thread: the figure of a
+kernel is the least of all boots, as all that disturbs makes it longer. Two threads:
+the median, as the least is that of a thread which had the folio for itself.
+"""
+import collections
+import csv
+import os
+import statistics
+import subprocess
+import sys
+
+KERNELS = ("base", "averages", "patched")
+TITLES = {"base": "base", "averages": "base, NO_PAGE_MAPCOUNT", "patched": "with the series"}
+NOISE = 0.03    # a ratio within that of its bound is neither better nor worse
+
+Cell = collections.namedtuple("Cell", "value ratio low high")
+
+
+def read(directory, name):
+    path = os.path.join(directory, name)
+    if not os.path.exists(path):
+        return []
+    with open(path, newline="") as f:
+        return list(csv.DictReader(f))
+
+
+class Figures:
+    """What one instrument measured: for a key, ns of each kernel and boot."""
+
+    def __init__(self, rows, key, column):
+        self.ns = collections.defaultdict(lambda: collections.defaultdict(dict))
+        self.rows = {}
+        for row in rows:
+            k = key(row)
+            self.ns[k][row["kernel"]][row["boot"]] = float(row[column(row)])
+            self.rows[k, row["kernel"]] = row
+
+    def keys(self):
+        return list(self.ns)
+
+    def value(self, key, kernel, best=min):
+        boots = self.ns.get(key, {}).get(kernel)
+        return best(boots.values()) if boots else None
+
+    def cell(self, key, kernel, against="base", best=min):
+        """The value of KERNEL, its ratio to AGAINST, and the extremes of the
+        ratios of single boots."""
+        mine, other = self.ns.get(key, {}).get(kernel), self.ns.get(key, {}).get(against)
+        if not mine or not other:
+            return None
+        ratios = [mine[b] / other[b] for b in mine if other.get(b)]
+        return Cell(best(mine.values()), best(mine.values()) / best(other.values()),
+                    min(ratios), max(ratios))
+
+
+def rmap_key(row):
+    return row["case"], int(row["order"]), int(row["pages"]), int(row["threads"])
+
+
+def rmap_column(row):
+    return "min_ns" if row["threads"] == "1" else "median_ns"
+
+
+def rmap_best(key):
+    return min if key[3] == 1 else statistics.median
+
+
+def call_key(row):
+    return row["operation"], row["memory"], int(row["folio_kib"]), row["mapped"]
+
+
+def number(x):
+    return f"{x:.0f}" if x >= 100 else f"{x:.1f}" if x >= 10 else f"{x:.2f}"
+
+
+def size(kib):
+    return f"{kib // 1024} MiB" if kib >= 1024 else f"{kib} KiB"
+
+
+class Report:
+    def __init__(self, directory):
+        self.directory = directory
+        self.rmap = Figures(read(directory, "rmap.csv"), rmap_key, rmap_column)
+        self.calls = Figures(read(directory, "calls.csv"), call_key, lambda row: "min_ns")
+        self.icount = Figures(read(directory, "icount.csv"), call_key, lambda row: "min_ns")
+        self.text = read(directory, "text.csv")
+        self.lines = []
+
+    def line(self, text=""):
+        self.lines.append(text)
+
+    # --- targets and regressions ---------------------------------------------
+
+    def targets(self):
+        """(what, target, cell or None) for each path that has one."""
+        def rmap(what, bound, *key):
+            yield what, bound, self.rmap.cell(key, "patched", best=rmap_best(key))
+
+        yield from rmap("rmap, file dup + remove, 512 pages, one thread", 0.02, "dup_file", 9, 512, 1)
+        yield from rmap("the same, 16 pages", 0.25, "dup_file", 9, 16, 1)
+        yield from rmap("the same, 1 page", 0.9, "dup_file", 9, 1, 1)
+        yield from rmap("the same, 16 pages, two threads on one folio", 0.3, "dup_file", 9, 16, 2)
+        for what, key in (("small folio, file dup + remove", ("dup_file", 0, 1, 1)),
+                          ("small folio, file add + remove", ("add_file", 0, 1, 1)),
+                          ("small folio, anonymous dup + remove", ("dup_anon", 0, 1, 1))):
+            yield from rmap(what, 1.0, *key)
+        write = "write_after_child_exit", "anon"
+        yield ("write all after child exit, 2 MiB by PTEs (system calls)", 0.05,
+               self.calls.cell((*write, 2048, "pte"), "patched"))
+        yield ("the same, 64 KiB", 0.2, self.calls.cell((*write, 64, "pte"), "patched"))
+        for op in ("fork", "munmap", "write_after_child_exit", "fault"):
+            key = op, "anon", 4, "pte"
+            yield f"small folios, {op.replace('_', ' ')} (system calls)", 1.0, self.calls.cell(key, "patched")
+            yield "the same, instructions", 1.0, self.icount.cell(key, "patched")
+        for arch, before, now in self.text_sizes():
+            yield f"text of mm/ and fs/proc, {arch}, bytes", 1.0, Cell(now, now / before, now / before, now / before)
+
+    def text_sizes(self):
+        totals = collections.defaultdict(int)
+        for row in self.text:
+            totals[row["arch"], row["kernel"]] += int(row["text"])
+        for arch in sorted({arch for arch, _ in totals}):
+            yield arch, totals[arch, "base"], totals[arch, "patched"]
+
+    def regressions(self):
+        """All that takes longer than on base, or on base with NO_PAGE_MAPCOUNT, by
+        more than the noise, in every boot."""
+        for name, figures, best in (("rmap", self.rmap, rmap_best),
+                                    ("calls", self.calls, lambda key: min),
+                                    ("icount", self.icount, lambda key: min)):
+            for key in figures.keys():
+                for against in ("base", "averages"):
+                    cell = figures.cell(key, "patched", against, best(key))
+                    if cell and key[0] != "locked_add" and cell.ratio > 1 + NOISE and cell.low > 1:
+                        yield name, key, against, cell
+
+    def summary(self):
+        self.line("## Regressions")
+        self.line()
+        found = sorted(self.regressions(), key=lambda r: -r[3].ratio)
+        for name, key, against, cell in found:
+            self.line(f"- {name}: {' '.join(map(str, key))}: {cell.ratio:.2f} of {TITLES[against]} "
+                      f"(single boots: {cell.low:.2f} to {cell.high:.2f})")
+        if not found:
+            self.line(f"None: nothing takes over {NOISE:.0%} longer in every boot.")
+        self.line()
+        self.line("## Targets")
+        self.line()
+        self.line("Ratios to base, in one run. A target of 1.00 is met within the noise, "
+                  f"{NOISE:.0%}; that of the text size is not.")
+        self.line()
+        self.line("| path | target | measured | single boots | |")
+        self.line("|---|---|---|---|---|")
+        for what, bound, cell in self.targets():
+            if not cell:
+                self.line(f"| {what} | <= {bound:.2f} | - | - | not measured |")
+                continue
+            slack = NOISE if bound == 1 and "text" not in what else 0
+            met = "met" if cell.ratio <= bound + slack else "**missed**"
+            self.line(f"| {what} | <= {bound:.2f} | {cell.ratio:.3f} | "
+                      f"{cell.low:.3f} to {cell.high:.3f} | {met} |")
+        self.line()
+
+    # --- tables ----------------------------------------------------------------
+
+    def rmap_table(self):
+        keys = self.rmap.keys()
+        if not keys:
+            return
+        self.line("## The rmap functions alone, native")
+        self.line()
+        self.line("ns for one call that maps or unmaps a batch of pages. \"dup\" adds to the mappings of "
+                  "another MM, as fork() does; \"add\" is the first mapping, which statistics count. Ratios to "
+                  "base, and the extremes of single boots.")
+        self.line()
+        adds = [self.rmap.value(("locked_add", 0, 1, n), "patched", rmap_best((0, 0, 0, n))) for n in (1, 2)]
+        if all(adds):
+            self.line(f"One locked addition takes {number(adds[0])} ns here, and {number(adds[1])} ns if two "
+                      "threads do it to one variable: the limit for all that counts.")
+            self.line()
+        self.line("| | folio | pages | threads | base | NO_PAGE_MAPCOUNT | series | ratio | single boots |"
+                  " to NO_PAGE_MAPCOUNT |")
+        self.line("|---|---|---|---|---|---|---|---|---|---|")
+        for key in keys:
+            best = rmap_best(key)
+            cell = self.rmap.cell(key, "patched", best=best)
+            other = self.rmap.cell(key, "patched", "averages", best)
+            if key[0] == "locked_add" or not cell or not other:
+                continue
+            values = " | ".join(number(self.rmap.value(key, k, best)) for k in KERNELS)
+            self.line(f"| {key[0].replace('_', ' ')} | {size(4 << key[1])} | {key[2]} | {key[3]} | {values} | "
+                      f"{cell.ratio:.3f} | {cell.low:.3f} to {cell.high:.3f} | {other.ratio:.3f} |")
+        self.line()
+        self.line("![time against pages in a batch](rmap.svg)")
+        self.line("![contention](contention.svg)")
+        self.line()
+
+    def calls_table(self, figures, heading, unit, scale):
+        keys = figures.keys()
+        if not keys:
+            return
+        self.line(f"## {heading}")
+        self.line()
+        self.line(f"| operation | memory | folio | mapped by | base, {unit} | NO_PAGE_MAPCOUNT | series | ratio | "
+                  "single boots | faults: base | series |")
+        self.line("|---|---|---|---|---|---|---|---|---|---|---|")
+        order = {op: i for i, op in enumerate(dict.fromkeys(k[0] for k in keys))}
+        mixed = False
+        for key in sorted(keys, key=lambda k: (order[k[0]], k[1], k[2], k[3] == "pmd")):
+            cell = figures.cell(key, "patched")
+            if not cell or not figures.value(key, "averages"):
+                continue
+            values = " | ".join(number(figures.value(key, k) / scale) for k in KERNELS)
+            rows = [figures.rows[key, k] for k in KERNELS]
+            star = "*" if any(r["folios"] != "ok" for r in rows) else ""
+            mixed = mixed or star
+            self.line(f"| {key[0].replace('_', ' ')} | {key[1]} | {size(key[2])}{star} | {key[3].upper()} | {values} | "
+                      f"{cell.ratio:.3f} | {cell.low:.3f} to {cell.high:.3f} | {rows[0]['faults']} | {rows[2]['faults']} |")
+        self.line()
+        if mixed:
+            self.line("\\* Not all folios were of that size.")
+            self.line()
+
+    def text_table(self):
+        if not self.text:
+            return
+        self.line("## Size of the code")
+        self.line()
+        self.line("Bytes of text, without tests.")
+        self.line()
+        self.line("| | base | NO_PAGE_MAPCOUNT | series | ratio |")
+        self.line("|---|---|---|---|---|")
+        texts = {(r["arch"], r["directory"], r["kernel"]): int(r["text"]) for r in self.text}
+        for arch, directory in dict.fromkeys((a, d) for a, d, _ in texts):
+            row = [texts[arch, directory, k] for k in KERNELS]
+            self.line(f"| {arch}, {directory} | " + " | ".join(map(str, row)) + f" | {row[2] / row[0]:.3f} |")
+        self.line()
+
+    # --- plots -----------------------------------------------------------------
+
+    def plot(self, name, height, script, blocks):
+        """Run gnuplot; each block becomes $d0, $d1, ..."""
+        data = ""
+        for i, block in enumerate(blocks):
+            data += f"$d{i} << EOD\n" + "".join(" ".join(map(str, r)) + "\n" for r in block) + "EOD\n"
+        head = (f"set terminal svg size 900,{height} dynamic font 'sans-serif,13' "
+                f"background '#ffffff'\nset output '{os.path.join(self.directory, name)}'\n"
+                "set grid lc rgb '#dddddd'\nset key left top\nset border 3 lc rgb '#888888'\nset tics nomirror\n"
+                "set linetype 1 lc rgb '#888888' lw 2 pt 7 ps 0.6\nset linetype 2 lc rgb '#e08214' lw 2 pt 5 ps 0.6\n"
+                "set linetype 3 lc rgb '#1b6ca8' lw 2.5 pt 7 ps 0.7\n")
+        subprocess.run(["gnuplot"], input=head + data + script, text=True, check=True)
+
+    def plot_rmap(self):
+        pages = (1, 4, 16, 64, 512)
+        blocks = [[(n, self.rmap.value((case, 9, n, 1), k)) for n in pages if self.rmap.value((case, 9, n, 1), k)]
+                  for case in ("dup_file", "dup_anon") for k in KERNELS]
+        if not all(blocks):
+            return
+        script = ("set multiplot layout 1,2\nset logscale xy\nset xlabel 'pages in the batch'\n"
+                  "set ylabel 'ns for each batch'\nset xtics (1,4,16,64,512)\nset yrange [5:10000]\n")
+        for i, case in enumerate(("page cache", "anonymous")):
+            plots = ", ".join(f"$d{3 * i + j} using 1:2 with linespoints lt {j + 1} title '{TITLES[k]}'"
+                              for j, k in enumerate(KERNELS))
+            script += f"set title 'map or unmap, {case}, 2 MiB folio, one thread'\nplot {plots}\n"
+        self.plot("rmap.svg", 420, script, blocks)
+        self.plot_contention(pages)
+
+    def plot_contention(self, pages):
+        rows = []
+        for n in pages:
+            for threads in (1, 2):
+                key = "dup_file", 9, n, threads
+                values = [self.rmap.value(key, k, rmap_best(key)) for k in KERNELS]
+                if not all(values):
+                    return
+                rows.append([f'"{n} page{"s" * (n > 1)}\\n{threads} thread{"s" * (threads > 1)}"'] + values)
+        script = ("set style data histograms\nset style fill solid 0.9\nset boxwidth 0.9\nset logscale y\n"
+                  "set yrange [5:20000]\nset ylabel 'ns for each batch'\n"
+                  "set title 'map or unmap pages of one 2 MiB page cache folio, by one and by two threads'\n"
+                  "plot " + ", ".join(f"$d0 using {j + 2}:xtic(1) lt {j + 1} title '{TITLES[k]}'"
+                                      for j, k in enumerate(KERNELS)) + "\n")
+        self.plot("contention.svg", 420, script, [rows])
+
+    def plot_calls(self, figures, name, unit, scale):
+        ops = ("fork", "child_exit", "write_after_child_exit", "write_after_parent_exit", "munmap_in_child", "dontneed")
+        sizes = (4, 16, 64, 1024, 2048)
+        if not figures.keys():
+            return
+        blocks, script = [], (f"set multiplot layout 2,3\nset logscale xy\nset xrange [3:3000]\n"
+                              f"set xtics ('4K' 4, '16K' 16, '64K' 64, '1M' 1024, '2M' 2048)\nset ylabel '{unit}'\n")
+        for i, op in enumerate(ops):
+            for k in KERNELS:
+                blocks.append([(s, figures.value((op, "anon", s, "pte"), k) / scale) for s in sizes
+                               if figures.value((op, "anon", s, "pte"), k)])
+            if not all(blocks):
+                return
+            script += f"set title '{op.replace('_', ' ')}'\n" + ("unset key\n" if i else "set key right top\n")
+            script += "plot " + ", ".join(f"$d{3 * i + j} using 1:2 with linespoints lt {j + 1} title '{TITLES[k]}'"
+                                          for j, k in enumerate(KERNELS)) + "\n"
+        self.plot(name, 760, script, blocks)
+
+    def write(self):
+        self.line("# How fast it is")
+        self.line()
+        self.summary()
+        with open(os.path.join(self.directory, "machine")) as f:
+            self.line("## Where and how")
+            self.line()
+            self.lines += f.read().splitlines()
+        self.line()
+        self.rmap_table()
+        self.plot_rmap()
+        self.calls_table(self.calls, "System calls and faults on User Mode Linux, native", "us", 1000)
+        self.plot_calls(self.calls, "calls.svg", "us", 1000)
+        if self.calls.keys():
+            self.line("A fault of user space costs some 57 us here, nearly all of it between the host and User Mode "
+                      "Linux, whatever the kernel does: what counts is how many there are.")
+            self.line()
+            self.line("![system calls, native](calls.svg)")
+            self.line()
+        self.calls_table(self.icount, "The same in instructions, in QEMU", "thousands", 1000)
+        self.plot_calls(self.icount, "icount.svg", "thousand instructions", 1000)
+        if self.icount.keys():
+            self.line("An atomic instruction counts as one, though it takes longer than others.")
+            self.line()
+            self.line("![system calls, in instructions](icount.svg)")
+            self.line()
+        self.text_table()
+        with open(os.path.join(self.directory, "report.md"), "w") as f:
+            f.write("\n".join(self.lines).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    Report(sys.argv[1]).write()

@@ -33,6 +33,7 @@
 #define NR_THPS		8
 #define MAX_THP_SIZE	(4UL << 20)
 #define MAX_ROUNDS	4	/* of reclaim */
+#define TIMEOUT		300	/* s: a kernel with all checks is slow */
 #define CGROUP		"/sys/fs/cgroup/"
 #define OUR_CGROUP	CGROUP "folio_partial/"
 #define LRU_GEN		"/sys/kernel/mm/lru_gen/enabled"
@@ -277,18 +278,18 @@ static void same_half(struct __test_metadata *_metadata, bool busy)
 	end_child(_metadata);
 }
 
-TEST_F(partial, same_half_idle)
+TEST_F_TIMEOUT(partial, same_half_idle, TIMEOUT)
 {
 	same_half(_metadata, false);
 }
 
 /* What is young is not swapped out: the unused half is freed all the same. */
-TEST_F(partial, same_half_busy)
+TEST_F_TIMEOUT(partial, same_half_busy, TIMEOUT)
 {
 	same_half(_metadata, true);
 }
 
-TEST_F(partial, other_half)
+TEST_F_TIMEOUT(partial, other_half, TIMEOUT)
 {
 	struct counts start, end;
 

@@ -34,7 +34,7 @@ clean:		## remove all below build/ but the downloads
 # TESTS=<names>      the selftests to run, the cases of cross (default: all)
 # QUICK=1            check: leave out the long selftests; bench: fewer boots
 # BOOTS=<n>          bench: of each kernel, for the rmap functions (default: 9)
-# ONLY=<names>       bench: of the instruments rmap, calls and icount (default: all)
+# ONLY=<names>       bench: of the instruments rmap, calls, icount, redis (default: all)
 # BASELINE=1         run on the kernel without the series, to compare
 # DURATION=<s>       stress, fuzz: how long (default: 300, 60)
 # BREAK=1            stress: on a kernel that shares wrongly, which it has to see

@@ -4,7 +4,9 @@
  * size: 4 KiB to 2 MiB, the latter mapped by PTEs and by PMDs. As root, on a kernel
  * with huge pages of all these sizes.
  *
- *	folio_calls [-m MIB] [-r ROUNDS] [-s SIZE]... [-x PROGRAM]
+ *	folio_calls [-m MIB] [-r ROUNDS] [-s SIZE]... [-x PROGRAM] [-j COMMAND]
+ *
+ * PROGRAM is run as it is, COMMAND by a shell: a job that people have.
  *
  * Each line, tab-separated: "calls", operation, anon or file, KiB of a folio, pte
  * or pmd, the least and the median ns of all rounds, faults, and "ok" or "mixed":
@@ -34,12 +36,13 @@
 #define THP		"/sys/kernel/mm/transparent_hugepage/"
 
 enum op {
-	FAULT, FORK, EXIT, WRITE_AFTER_CHILD, WRITE_AFTER_PARENT, CHILD_MUNMAP,
-	DONTNEED, MUNMAP, FILE_FAULT, FILE_MUNMAP, EXEC, NR_OPS
+	FAULT, SMAPS, FORK, EXIT, WRITE_AFTER_CHILD, WRITE_AFTER_PARENT, CHILD_MUNMAP,
+	DONTNEED, MUNMAP, FILE_FAULT, FILE_SMAPS, FILE_MUNMAP, EXEC, JOB, NR_OPS
 };
 
 static const char *const op_names[NR_OPS] = {
 	[FAULT]			= "fault",
+	[SMAPS]			= "smaps_rollup",
 	[FORK]			= "fork",
 	[EXIT]			= "child_exit",
 	[WRITE_AFTER_CHILD]	= "write_after_child_exit",
@@ -48,8 +51,10 @@ static const char *const op_names[NR_OPS] = {
 	[DONTNEED]		= "dontneed",
 	[MUNMAP]		= "munmap",
 	[FILE_FAULT]		= "fault_around",
+	[FILE_SMAPS]		= "smaps_rollup",
 	[FILE_MUNMAP]		= "munmap",
 	[EXEC]			= "exec",
+	[JOB]			= "job",
 };
 
 struct figure {
@@ -236,6 +241,19 @@ static char *populate(const struct layout *l, int round)
 	return mem;
 }
 
+/* What the kernel says of all memory of this process, the most by far being ours. */
+static void read_smaps(void)
+{
+	const int fd = open("/proc/self/smaps_rollup", O_RDONLY);
+	char buffer[4096];
+
+	if (fd < 0)
+		die("smaps_rollup");
+	while (read(fd, buffer, sizeof(buffer)) > 0)
+		;
+	close(fd);
+}
+
 static void wait_for(pid_t pid)
 {
 	int status;
@@ -336,6 +354,7 @@ static void anon_round(const struct layout *l, int round)
 {
 	char *mem = populate(l, round);
 
+	MEASURE(SMAPS, round, read_smaps());
 	fork_and_exit(round);
 	MEASURE(WRITE_AFTER_CHILD, round, touch(mem, 4 * KIB));
 	fork_and_munmap(mem, round);
@@ -371,6 +390,7 @@ static void file_round(const struct layout *l, int fd, int round)
 	if (mem == MAP_FAILED)
 		die("mmap");
 	MEASURE(FILE_FAULT, round, look(mem));
+	MEASURE(FILE_SMAPS, round, read_smaps());
 	MEASURE(FILE_MUNMAP, round, munmap(mem, bytes));
 }
 
@@ -423,40 +443,40 @@ static void measure(const struct layout *l)
 	report(l, FILE_FAULT, FILE_MUNMAP, "file", l->kib == 4 || allocated == folios);
 }
 
-static void run(char *program)
+static void run(char *const args[])
 {
-	char *const args[] = { program, NULL };
 	const pid_t pid = fork();
 
 	if (pid < 0)
 		die("fork");
 	if (!pid) {
-		execv(program, args);
+		execv(args[0], args);
 		_exit(1);
 	}
 	wait_for(pid);
 }
 
-/* A program that ends at once, run again and again: text of shared libraries. */
-static void measure_exec(char *program)
+/* A program that ends at once, or a job: both with the text of shared libraries. */
+static void measure_run(enum op op, char *const args[])
 {
 	const struct layout l = { 4, false };
 	int round;
 
 	choose_folios(l.kib);
 	for (round = 0; round < rounds; round++)
-		MEASURE(EXEC, round, run(program));
-	report(&l, EXEC, EXEC, "file", true);
+		MEASURE(op, round, run(args));
+	report(&l, op, op, "file", true);
 }
 
 int main(int argc, char **argv)
 {
 	unsigned long only[ARRAY_SIZE(layouts)] = { 0 };
+	char *program[] = { NULL, NULL };
+	char *job[] = { "/bin/sh", "-c", NULL, NULL };
 	size_t i, j, n_only = 0;
-	char *program = NULL;
 	int opt;
 
-	while ((opt = getopt(argc, argv, "m:r:s:x:")) != -1) {
+	while ((opt = getopt(argc, argv, "m:r:s:x:j:")) != -1) {
 		if (opt == 'm' && atoi(optarg) > 0 && atoi(optarg) % 2 == 0)
 			bytes = atoi(optarg) * MIB;
 		else if (opt == 'r' && atoi(optarg) > 0 && atoi(optarg) <= MAX_ROUNDS)
@@ -464,9 +484,11 @@ int main(int argc, char **argv)
 		else if (opt == 's' && atoi(optarg) > 0 && n_only < ARRAY_SIZE(only))
 			only[n_only++] = atoi(optarg);
 		else if (opt == 'x')
-			program = optarg;
+			program[0] = optarg;
+		else if (opt == 'j')
+			job[2] = optarg;
 		else
-			return fprintf(stderr, "usage: %s [-m MIB (even)] [-r ROUNDS (to %d)] [-s KIB]... [-x PROGRAM]\n",
+			return fprintf(stderr, "usage: %s [-m MIB (even)] [-r ROUNDS (to %d)] [-s KIB]... [-x PROGRAM] [-j COMMAND]\n",
 				       argv[0], MAX_ROUNDS), 2;
 	}
 
@@ -482,7 +504,9 @@ int main(int argc, char **argv)
 		if (wanted)
 			measure(&layouts[i]);
 	}
-	if (program)
-		measure_exec(program);
+	if (program[0])
+		measure_run(EXEC, program);
+	if (job[2])
+		measure_run(JOB, job);
 	return 0;
 }

@@ -4,9 +4,9 @@
 
 usage: report.py DIRECTORY
 
-Reads rmap.csv, calls.csv, icount.csv and text.csv, as far as they are there, and
+Reads rmap.csv, calls.csv, icount.csv, redis.csv and text.csv, as far as they are there, and
 machine, which says where and how they were measured. One thread: the figure of a
-kernel is the least of all boots, as all that disturbs makes it longer. Two threads:
+kernel is the least of all boots, as all that disturbs makes it longer. More threads:
 the median, as the least is that of a thread which had the folio for itself.
 """
 import collections
@@ -56,6 +56,8 @@ class Figures:
         if not mine or not other:
             return None
         ratios = [mine[b] / other[b] for b in mine if other.get(b)]
+        if not ratios or not best(other.values()):
+            return None
         return Cell(best(mine.values()), best(mine.values()) / best(other.values()),
                     min(ratios), max(ratios))
 
@@ -90,6 +92,8 @@ class Report:
         self.rmap = Figures(read(directory, "rmap.csv"), rmap_key, rmap_column)
         self.calls = Figures(read(directory, "calls.csv"), call_key, lambda row: "min_ns")
         self.icount = Figures(read(directory, "icount.csv"), call_key, lambda row: "min_ns")
+        self.redis = Figures(read(directory, "redis.csv"), lambda row: (row["phase"], row["name"]),
+                             lambda row: "value")
         self.text = read(directory, "text.csv")
         self.lines = []
 
@@ -107,6 +111,8 @@ class Report:
         yield from rmap("the same, 16 pages", 0.25, "dup_file", 9, 16, 1)
         yield from rmap("the same, 1 page", 0.9, "dup_file", 9, 1, 1)
         yield from rmap("the same, 16 pages, two threads on one folio", 0.3, "dup_file", 9, 16, 2)
+        yield from rmap("fork of 64 MiB in 2 MiB folios by PTEs, rmap part", 0.3, "fork_anon", 9, 512, 1)
+        yield from rmap("munmap of the same, rmap part", 0.1, "zap_anon", 9, 512, 1)
         for what, key in (("small folio, file dup + remove", ("dup_file", 0, 1, 1)),
                           ("small folio, file add + remove", ("add_file", 0, 1, 1)),
                           ("small folio, anonymous dup + remove", ("dup_anon", 0, 1, 1))):
@@ -167,6 +173,21 @@ class Report:
             self.line(f"| {what} | <= {bound:.2f} | {cell.ratio:.3f} | "
                       f"{cell.low:.3f} to {cell.high:.3f} | {met} |")
         self.line()
+        self.fork_limit()
+
+    def fork_limit(self):
+        """Why fork() is not faster: what it does on every kernel."""
+        fork, clear = ([self.rmap.value((name, 9, 512, 1), k) for k in KERNELS]
+                       for name in ("fork_anon", "clear_exclusive"))
+        if not all(fork + clear):
+            return
+        floor = min(clear)
+        self.line("The rmap part of fork() has a part that is not counting: each page ceases to be exclusive "
+                  "(PageAnonExclusive), by a locked instruction on flags that others may change at the same time "
+                  f"(PG_hwpoison). That takes {number(floor)} ns for the pages of a 2 MiB folio on every kernel; "
+                  f"what is left of fork() is {number(max(fork[0] - floor, 0))} ns on base and "
+                  f"{number(max(fork[2] - floor, 0))} ns with the series.")
+        self.line()
 
     # --- tables ----------------------------------------------------------------
 
@@ -177,13 +198,17 @@ class Report:
         self.line("## The rmap functions alone, native")
         self.line()
         self.line("ns for one call that maps or unmaps a batch of pages. \"dup\" adds to the mappings of "
-                  "another MM, as fork() does; \"add\" is the first mapping, which statistics count. Ratios to "
-                  "base, and the extremes of single boots.")
+                  "another MM, as fork() does; \"add\" is the first mapping, which statistics count; each of the "
+                  "two with the unmapping that undoes it, and half of the time of both. \"fork\" and \"zap\" go "
+                  "through 64 MiB, fork with pages that were exclusive. Ratios to base, and the extremes of single "
+                  "boots.")
         self.line()
-        adds = [self.rmap.value(("locked_add", 0, 1, n), "patched", rmap_best((0, 0, 0, n))) for n in (1, 2)]
-        if all(adds):
-            self.line(f"One locked addition takes {number(adds[0])} ns here, and {number(adds[1])} ns if two "
-                      "threads do it to one variable: the limit for all that counts.")
+        adds = [(key[3], self.rmap.value(key, "patched", rmap_best(key))) for key in keys if key[0] == "locked_add"]
+        if adds:
+            others = ", ".join(f"{number(ns)} ns if {threads} threads do it to one variable"
+                               for threads, ns in adds if threads > 1)
+            self.line(f"One locked addition takes {number(adds[0][1])} ns here{', ' if others else ''}{others}: "
+                      "the limit for all that counts.")
             self.line()
         self.line("| | folio | pages | threads | base | NO_PAGE_MAPCOUNT | series | ratio | single boots |"
                   " to NO_PAGE_MAPCOUNT |")
@@ -228,6 +253,27 @@ class Report:
             self.line("\\* Not all folios were of that size.")
             self.line()
 
+    def redis_table(self):
+        names = (("ms", "ms"), ("cpu_ms", "ms of redis on a processor"), ("minor_faults", "faults of redis"),
+                 ("pgreuse", "of these, pages reused"), ("thp_cow_copy", "pages of large folios copied"))
+        if not self.redis.keys():
+            return
+        self.line("## redis, native")
+        self.line()
+        self.line("redis in THPs is written to while a child saves its data (BGSAVE), and further when the child has "
+                  "gone. Medians.")
+        self.line()
+        self.line("| | | base | NO_PAGE_MAPCOUNT | series | ratio | single boots |")
+        self.line("|---|---|---|---|---|---|---|")
+        for phase, title in (("during", "while saved"), ("after", "after that")):
+            for name, what in names:
+                values = [self.redis.value((phase, name), k, statistics.median) for k in KERNELS]
+                cell = self.redis.cell((phase, name), "patched", best=statistics.median)
+                ratio = f"{cell.ratio:.3f} | {cell.low:.3f} to {cell.high:.3f}" if cell else "- | -"
+                self.line(f"| {title} | {what} | "
+                          + " | ".join("-" if v is None else f"{v:.0f}" for v in values) + f" | {ratio} |")
+        self.line()
+
     def text_table(self):
         if not self.text:
             return
@@ -270,23 +316,26 @@ class Report:
                               for j, k in enumerate(KERNELS))
             script += f"set title 'map or unmap, {case}, 2 MiB folio, one thread'\nplot {plots}\n"
         self.plot("rmap.svg", 420, script, blocks)
-        self.plot_contention(pages)
+        self.plot_contention()
 
-    def plot_contention(self, pages):
-        rows = []
-        for n in pages:
-            for threads in (1, 2):
-                key = "dup_file", 9, n, threads
-                values = [self.rmap.value(key, k, rmap_best(key)) for k in KERNELS]
-                if not all(values):
-                    return
-                rows.append([f'"{n} page{"s" * (n > 1)}\\n{threads} thread{"s" * (threads > 1)}"'] + values)
-        script = ("set style data histograms\nset style fill solid 0.9\nset boxwidth 0.9\nset logscale y\n"
-                  "set yrange [5:20000]\nset ylabel 'ns for each batch'\n"
-                  "set title 'map or unmap pages of one 2 MiB page cache folio, by one and by two threads'\n"
-                  "plot " + ", ".join(f"$d0 using {j + 2}:xtic(1) lt {j + 1} title '{TITLES[k]}'"
-                                      for j, k in enumerate(KERNELS)) + "\n")
-        self.plot("contention.svg", 420, script, [rows])
+    def plot_contention(self):
+        def points(kernel, *case):
+            keys = sorted((key for key in self.rmap.keys() if key[:3] == case), key=lambda key: key[3])
+            return [(key[3], self.rmap.value(key, kernel, rmap_best(key))) for key in keys
+                    if self.rmap.value(key, kernel, rmap_best(key))]
+
+        blocks, panels = [points("patched", "locked_add", 0, 1)], ""
+        for n in (1, 16, 512):
+            blocks += [points(k, "dup_file", 9, n) for k in KERNELS]
+            plots = ", ".join(f"$d{len(blocks) - 3 + i} using 1:2 with linespoints lt {i + 1} title '{TITLES[k]}'"
+                              for i, k in enumerate(KERNELS))
+            panels += (f"set title '{n} page{'s' * (n > 1)} of one 2 MiB page cache folio'\nplot {plots}, "
+                       "$d0 using 1:2 with lines lc rgb '#444444' dt 2 title 'one locked addition'\nunset key\n")
+        if not all(blocks):
+            return
+        self.plot("contention.svg", 420, "set multiplot layout 1,3\nset logscale xy\nset xlabel 'threads'\n"
+                  "set ylabel 'ns for each batch'\nset xtics (1,2,4,8,16)\n"
+                  f"set xrange [0.9:{1.1 * max(x for x, _ in blocks[0])}]\nset yrange [1:]\n" + panels, blocks)
 
     def plot_calls(self, figures, name, unit, scale):
         ops = ("fork", "child_exit", "write_after_child_exit", "write_after_parent_exit", "munmap_in_child", "dontneed")
@@ -332,6 +381,7 @@ class Report:
             self.line()
             self.line("![system calls, in instructions](icount.svg)")
             self.line()
+        self.redis_table()
         self.text_table()
         with open(os.path.join(self.directory, "report.md"), "w") as f:
             f.write("\n".join(self.lines).rstrip() + "\n")

@@ -874,6 +874,26 @@ static void test_claim_unlocked(struct kunit *test)
 	unmap_ptes(c, 0, 1);
 }
 
+/* One MM creates the folio and maps all of it, and forks: the other one. */
+static struct rmap_ctx *map_and_fork(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv, *other = other_mm(test);
+	const int nr = folio_nr_pages(c->folio);
+
+	folio_ref_add(c->folio, 2 * nr);
+	spin_lock(&c->mm->page_table_lock);
+	folio_add_new_anon_rmap(c->folio, c->vma, c->addr, RMAP_EXCLUSIVE);
+	expect_creator(test, nr, false);
+	raw_write_seqcount_begin(&c->mm->write_protect_seq);
+	KUNIT_EXPECT_EQ(test, 0,
+			folio_try_dup_anon_rmap_ptes(c->folio, &c->folio->page, nr,
+						     other->vma, c->vma));
+	raw_write_seqcount_end(&c->mm->write_protect_seq);
+	spin_unlock(&c->mm->page_table_lock);
+	expect_creator(test, nr, true);
+	return other;
+}
+
 /* Who adopts a folio that is not its own is told, and so is who counts wrongly. */
 static void test_adopt_wrong(struct kunit *test)
 {
@@ -883,20 +903,11 @@ static void test_adopt_wrong(struct kunit *test)
 
 	if (!IS_ENABLED(CONFIG_DEBUG_VM))
 		kunit_skip(test, "needs CONFIG_DEBUG_VM");
-	other = other_mm(test);
+	other = map_and_fork(test);
 	/* The creator maps the last page, another MM the last two. */
-	folio_ref_add(folio, 32);
-	folio_lock(folio);
-	spin_lock(&c->mm->page_table_lock);
-	folio_add_new_anon_rmap(folio, c->vma, c->addr, RMAP_NONE);
-	raw_write_seqcount_begin(&c->mm->write_protect_seq);
-	KUNIT_EXPECT_EQ(test, 0,
-			folio_try_dup_anon_rmap_ptes(folio, &folio->page, 16,
-						     other->vma, c->vma));
-	raw_write_seqcount_end(&c->mm->write_protect_seq);
-	spin_unlock(&c->mm->page_table_lock);
 	unmap_ptes(c, 0, 15);
 	unmap_ptes(other, 0, 14);
+	folio_lock(folio);
 
 	/* The creator is not gone, though the sum is right. */
 	kunit_warning_suppress(test) {
@@ -933,19 +944,7 @@ static void test_adopt(struct kunit *test)
 
 	if (!folio_test_large_rmappable(folio))
 		kunit_skip(test, "no folio is rmappable");
-	other = other_mm(test);
-	folio_ref_add(folio, 32);
-	spin_lock(&c->mm->page_table_lock);
-	folio_add_new_anon_rmap(folio, c->vma, c->addr, RMAP_EXCLUSIVE);
-	expect_creator(test, 16, false);
-	raw_write_seqcount_begin(&c->mm->write_protect_seq);
-	KUNIT_EXPECT_EQ(test, 0,
-			folio_try_dup_anon_rmap_ptes(folio, &folio->page, 16,
-						     other->vma, c->vma));
-	raw_write_seqcount_end(&c->mm->write_protect_seq);
-	spin_unlock(&c->mm->page_table_lock);
-	expect_creator(test, 16, true);
-
+	other = map_and_fork(test);
 	unmap_ptes(c, 0, 16);
 	unmap_ptes(other, 0, 3);
 	expect_creator(test, 0, true);

@@ -1381,17 +1381,18 @@ static bool op_swap(void)
 	return false;
 }
 
+/* With swap, to small folios: the kernel warns of other orders in the swap cache. */
 static bool op_split(void)
 {
 	static const int orders[] = { 0, 0, 2, 4, 6 };
+	const int order = global.have[OP_SWAP] ? 0 : orders[rnd(ARRAY_SIZE(orders))];
 	char text[128], *addr;
 	unsigned int nr;
 	pid_t pid = pick_any(&addr, &nr);
 	int fd = open(SPLIT_FILE, O_WRONLY | O_CLOEXEC);
 	int len = snprintf(text, sizeof(text), "%d,0x%lx,0x%lx,%d", pid,
 			   (unsigned long)addr,
-			   (unsigned long)addr + (size_t)nr * psize(),
-			   orders[rnd(ARRAY_SIZE(orders))]);
+			   (unsigned long)addr + (size_t)nr * psize(), order);
 
 	if (fd < 0)
 		return false;

@@ -165,8 +165,7 @@ class Report:
         self.line("| path | target | measured | single boots | |")
         self.line("|---|---|---|---|---|")
         for what, bound, cell in self.targets():
-            if not cell:
-                self.line(f"| {what} | <= {bound:.2f} | - | - | not measured |")
+            if not cell:    # not measured
                 continue
             slack = NOISE if bound == 1 and "text" not in what else 0
             met = "met" if cell.ratio <= bound + slack else "**missed**"
@@ -224,8 +223,14 @@ class Report:
                       f"{cell.ratio:.3f} | {cell.low:.3f} to {cell.high:.3f} | {other.ratio:.3f} |")
         self.line()
         self.line("![time against pages in a batch](rmap.svg)")
-        self.line("![contention](contention.svg)")
+        self.line("![contention for one 2 MiB page cache folio](contention.svg)")
         self.line()
+        if os.path.exists(os.path.join(self.directory, "16-processors", "report.md")):
+            self.line("With up to 16 threads, on a machine that has as many processors: "
+                      "[16-processors/report.md](16-processors/report.md).")
+            self.line()
+            self.line("![contention of 16 threads](16-processors/contention.svg)")
+            self.line()
 
     def calls_table(self, figures, heading, unit, scale):
         keys = figures.keys()
@@ -291,69 +296,73 @@ class Report:
 
     # --- plots -----------------------------------------------------------------
 
-    def plot(self, name, height, script, blocks):
-        """Run gnuplot; each block becomes $d0, $d1, ..."""
-        data = ""
-        for i, block in enumerate(blocks):
-            data += f"$d{i} << EOD\n" + "".join(" ".join(map(str, r)) + "\n" for r in block) + "EOD\n"
-        head = (f"set terminal svg size 900,{height} dynamic font 'sans-serif,13' "
-                f"background '#ffffff'\nset output '{os.path.join(self.directory, name)}'\n"
-                "set grid lc rgb '#dddddd'\nset key left top\nset border 3 lc rgb '#888888'\nset tics nomirror\n"
-                "set linetype 1 lc rgb '#888888' lw 2 pt 7 ps 0.6\nset linetype 2 lc rgb '#e08214' lw 2 pt 5 ps 0.6\n"
-                "set linetype 3 lc rgb '#1b6ca8' lw 2.5 pt 7 ps 0.7\n")
-        subprocess.run(["gnuplot"], input=head + data + script, text=True, check=True)
+    def plot(self, name, columns, unit, setup, panels):
+        """Plot panels, COLUMNS in a row, and one key below them. A panel is a title and lists of points: one for
+        each kernel, and one that all kernels share, if there is one. UNIT is that of all y axes."""
+        styles = [f"with linespoints lt {i + 1}" for i in range(len(KERNELS))]
+        styles.append("with lines lc rgb '#444444' lw 1.5 dt 2")
+        titles = [TITLES[k] for k in KERNELS] + ["one locked addition"]
+        rows = -(-len(panels) // columns)
+        height = 320 * rows + 40
+        script = [f"set terminal svg size 960,{height} dynamic noenhanced font 'sans-serif,13' "
+                  "background '#ffffff'",
+                  f"set output '{os.path.join(self.directory, name)}'",
+                  "set grid lc rgb '#dddddd'", "set border 3 lc rgb '#888888'", "set tics nomirror", "unset key",
+                  "set linetype 1 lc rgb '#888888' lw 2 pt 7 ps 0.6",
+                  "set linetype 2 lc rgb '#e08214' lw 2 pt 5 ps 0.6",
+                  "set linetype 3 lc rgb '#1b6ca8' lw 2.5 pt 7 ps 0.7",
+                  "set logscale xy", *setup]
+        for i, (_, curves) in enumerate(panels):
+            for c, points in enumerate(curves):
+                script += [f"$p{i}c{c} << EOD", *(f"{x} {y}" for x, y in points), "EOD"]
+        script.append("set multiplot")
+        for i, (title, curves) in enumerate(panels):
+            left, top = i % columns, 1 - 320 * (i // columns) / height
+            script += [f"set lmargin at screen {0.02 + 0.98 * (left + 0.2) / columns}", f"set rmargin at screen {0.02 + 0.98 * (left + 0.97) / columns}",
+                       f"set tmargin at screen {top - 40 / height}", f"set bmargin at screen {top - 270 / height}",
+                       f"set title '{title}'", f"set ylabel '{'' if left else unit}'",
+                       "plot " + ", ".join(f"$p{i}c{c} using 1:2 {styles[c]}" for c in range(len(curves)))]
+        used = max(len(curves) for _, curves in panels)
+        script += ["unset title", "unset tics", "unset border", "unset grid", "unset xlabel", "unset ylabel",
+                   "unset logscale", "set lmargin at screen 0.02", "set rmargin at screen 0.98",
+                   "set bmargin at screen 0", f"set tmargin at screen {30 / height}",
+                   "set key center center horizontal",
+                   "plot [0:1] [0:1] " + ", ".join(f"NaN {styles[c]} title '{titles[c]}'" for c in range(used))]
+        subprocess.run(["gnuplot"], input="\n".join(script) + "\n", text=True, check=True)
 
     def plot_rmap(self):
-        pages = (1, 4, 16, 64, 512)
-        blocks = [[(n, self.rmap.value((case, 9, n, 1), k)) for n in pages if self.rmap.value((case, 9, n, 1), k)]
-                  for case in ("dup_file", "dup_anon") for k in KERNELS]
-        if not all(blocks):
-            return
-        script = ("set multiplot layout 1,2\nset logscale xy\nset xlabel 'pages in the batch'\n"
-                  "set ylabel 'ns for each batch'\nset xtics (1,4,16,64,512)\nset yrange [5:10000]\n")
-        for i, case in enumerate(("page cache", "anonymous")):
-            plots = ", ".join(f"$d{3 * i + j} using 1:2 with linespoints lt {j + 1} title '{TITLES[k]}'"
-                              for j, k in enumerate(KERNELS))
-            script += f"set title 'map or unmap, {case}, 2 MiB folio, one thread'\nplot {plots}\n"
-        self.plot("rmap.svg", 420, script, blocks)
-        self.plot_contention()
+        panels = []
+        for case, title in (("dup_file", "page cache"), ("dup_anon", "anonymous")):
+            keys = sorted(key for key in self.rmap.keys() if (key[0], key[1], key[3]) == (case, 9, 1))
+            panels.append((f"2 MiB folio, {title}",
+                           [[(key[2], self.rmap.value(key, k)) for key in keys] for k in KERNELS]))
+        self.plot("rmap.svg", 2, "ns for each batch",
+                  ["set xlabel 'pages in the batch'", "set xtics (1,4,16,64,512)", "set yrange [1:10000]"], panels)
 
-    def plot_contention(self):
-        def points(kernel, *case):
+        def by_threads(kernel, *case):
             keys = sorted((key for key in self.rmap.keys() if key[:3] == case), key=lambda key: key[3])
-            return [(key[3], self.rmap.value(key, kernel, rmap_best(key))) for key in keys
-                    if self.rmap.value(key, kernel, rmap_best(key))]
+            return [(key[3], self.rmap.value(key, kernel, rmap_best(key))) for key in keys]
 
-        blocks, panels = [points("patched", "locked_add", 0, 1)], ""
-        for n in (1, 16, 512):
-            blocks += [points(k, "dup_file", 9, n) for k in KERNELS]
-            plots = ", ".join(f"$d{len(blocks) - 3 + i} using 1:2 with linespoints lt {i + 1} title '{TITLES[k]}'"
-                              for i, k in enumerate(KERNELS))
-            panels += (f"set title '{n} page{'s' * (n > 1)} of one 2 MiB page cache folio'\nplot {plots}, "
-                       "$d0 using 1:2 with lines lc rgb '#444444' dt 2 title 'one locked addition'\nunset key\n")
-        if not all(blocks):
-            return
-        self.plot("contention.svg", 420, "set multiplot layout 1,3\nset logscale xy\nset xlabel 'threads'\n"
-                  "set ylabel 'ns for each batch'\nset xtics (1,2,4,8,16)\n"
-                  f"set xrange [0.9:{1.1 * max(x for x, _ in blocks[0])}]\nset yrange [1:]\n" + panels, blocks)
+        limit = by_threads("patched", "locked_add", 0, 1)
+        panels = [(f"{n} page{'s' * (n > 1)} of one 2 MiB folio",
+                   [by_threads(k, "dup_file", 9, n) for k in KERNELS] + [limit]) for n in (1, 16, 512)]
+        self.plot("contention.svg", 3, "ns for each batch",
+                  ["set xlabel 'threads'", "set xtics (1,2,4,8,16)", f"set xrange [0.9:{1.1 * limit[-1][0]}]",
+                   "set yrange [1:100000]"], panels)
 
     def plot_calls(self, figures, name, unit, scale):
         ops = ("fork", "child_exit", "write_after_child_exit", "write_after_parent_exit", "munmap_in_child", "dontneed")
-        sizes = (4, 16, 64, 1024, 2048)
         if not figures.keys():
             return
-        blocks, script = [], (f"set multiplot layout 2,3\nset logscale xy\nset xrange [3:3000]\n"
-                              f"set xtics ('4K' 4, '16K' 16, '64K' 64, '1M' 1024, '2M' 2048)\nset ylabel '{unit}'\n")
-        for i, op in enumerate(ops):
-            for k in KERNELS:
-                blocks.append([(s, figures.value((op, "anon", s, "pte"), k) / scale) for s in sizes
-                               if figures.value((op, "anon", s, "pte"), k)])
-            if not all(blocks):
-                return
-            script += f"set title '{op.replace('_', ' ')}'\n" + ("unset key\n" if i else "set key right top\n")
-            script += "plot " + ", ".join(f"$d{3 * i + j} using 1:2 with linespoints lt {j + 1} title '{TITLES[k]}'"
-                                          for j, k in enumerate(KERNELS)) + "\n"
-        self.plot(name, 760, script, blocks)
+        panels = []
+        for op in ops:
+            keys = sorted((key for key in figures.keys() if key[0] == op and key[1] == "anon" and key[3] == "pte"),
+                          key=lambda key: key[2])
+            panels.append((op.replace("_", " "),
+                           [[(key[2], figures.value(key, k) / scale) for key in keys] for k in KERNELS]))
+        self.plot(name, 3, unit,
+                  ["set xlabel 'folio'", "set xtics ('4K' 4, '16K' 16, '64K' 64, '1M' 1024, '2M' 2048)",
+                   "set xrange [3:3000]"], panels)
 
     def write(self):
         self.line("# How fast it is")

@@ -457,6 +457,26 @@ static int op_unpin(struct command *c, int arg)
 	return 0;
 }
 
+static bool maps_private_file(struct command *c)
+{
+	const unsigned long from = (unsigned long)at(c->first), to = from + bytes(c);
+	FILE *maps = fopen("/proc/self/maps", "r");
+	unsigned long start, end, inode;
+	bool found = false;
+	char perms[5];
+
+	while (maps && fscanf(maps, "%lx-%lx %4s %*x %*x:%*x %lu%*[^\n]", &start, &end,
+			      perms, &inode) == 4)
+		found |= inode && perms[3] == 'p' && start < to && end > from;
+	if (maps)
+		fclose(maps);
+	return found;
+}
+
+/*
+ * Where a PMD maps a private file, to pin a page for long and not for write takes
+ * forever, on all kernels: in place of a copy, a fault gives the same PMD again.
+ */
 static int op_pin(struct command *c, int arg)
 {
 	struct pin_longterm_test args = {
@@ -465,6 +485,8 @@ static int op_pin(struct command *c, int arg)
 		.flags = c->arg[0] & 3,	/* for write or not, fast or not */
 	};
 
+	if (maps_private_file(c))
+		args.flags |= PIN_LONGTERM_TEST_FLAG_USE_WRITE;
 	unpin();
 	pin_fd = open(GUP_TEST, O_RDWR | O_CLOEXEC);
 	return pin_fd < 0 ? -errno : result(ioctl(pin_fd, PIN_LONGTERM_TEST_START, &args));

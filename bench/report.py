@@ -222,6 +222,11 @@ class Report:
             self.line(f"| {key[0].replace('_', ' ')} | {size(4 << key[1])} | {key[2]} | {key[3]} | {values} | "
                       f"{cell.ratio:.3f} | {cell.low:.3f} to {cell.high:.3f} | {other.ratio:.3f} |")
         self.line()
+        self.line("NO_PAGE_MAPCOUNT accounts a folio as mapped, all of it, as long as a page of it is; the series "
+                  "accounts pages that are mapped. So in \"add\" by two threads, each of which maps and unmaps "
+                  "some pages of a folio that nobody else maps, statistics change each time, which all processors "
+                  "share where a change is of many pages.")
+        self.line()
         self.line("![time against pages in a batch](rmap.svg)")
         self.line("![contention for one 2 MiB page cache folio](contention.svg)")
         self.line()

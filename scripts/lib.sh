@@ -37,6 +37,20 @@ writable() {
 		die "cannot write to $build" "free some space there, or give yourself the right to write"
 }
 
+# A script needs the kernel tree in this folder. That of the base is made here.
+need_tree() {
+	[ "$1" != "$base_tree" ] || "$top/scripts/base" pristine
+	[ -f "$1/Makefile" ] || die "no kernel tree at ${1#"$top"/}" "make apply gets it"
+}
+
+# Is the configuration in folder $1 as $2 asks, NAME=VALUE? What is not there is n.
+configured() {
+	case $2 in
+	*=n) ! grep -q "^CONFIG_${2%%=*}=" "$1/.config" ;;
+	*) grep -qxF "CONFIG_$2" "$1/.config" ;;
+	esac
+}
+
 # Where a command failed, was that the cause? die_if_full says so.
 disk_is_full() { [ "$(df --output=avail -k "$build" 2>/dev/null | tail -n 1)" -lt 1024 ] 2>/dev/null; }
 die_if_full() { ! disk_is_full || die "the disk is full" "free some space and run it again"; }

@@ -54,7 +54,9 @@
 #include "vm_util.h"
 
 /* As vm_util.h has the others. */
+#define KPF_DIRTY	BIT_ULL(4)
 #define KPF_ANON	BIT_ULL(12)
+#define KPF_SWAPCACHE	BIT_ULL(13)
 #define KPF_KSM		BIT_ULL(21)
 
 #define MAX_PAGES	2048
@@ -117,6 +119,7 @@ struct look {
 };
 
 static bool patched;		/* the kernel reuses folios, and says so */
+static bool dirty_by_fault;	/* the hardware leaves the dirty bit to the kernel */
 static int kpageflags_fd = -1;
 static int kpagecount_fd = -1;
 static int gup_fd = -1;
@@ -216,15 +219,21 @@ static size_t count_ent(uint64_t bits)
 	return count;
 }
 
+static size_t nr_flagged(const struct look *l, size_t first, size_t nr, uint64_t bits)
+{
+	size_t i, count = 0;
+
+	for (i = first; i < first + nr; i++)
+		count += !!(l->flags[i] & bits);
+	return count;
+}
+
 static size_t count_flags(uint64_t bits)
 {
 	static struct look l;
-	size_t i, count = 0;
 
 	look(&l);
-	for (i = 0; i < r.nr; i++)
-		count += !!(l.flags[i] & bits);
-	return count;
+	return nr_flagged(&l, 0, r.nr, bits);
 }
 
 static bool page_is(size_t i, uint64_t bits)
@@ -348,6 +357,12 @@ static long op_write(long first, long nr)
 	w->moved = nr_differ(&before, &after, first, nr, 0);
 	w->large = nr_differ(&before, &after, first, nr, KPF_THP);
 	w->runs = nr_runs(&before, first, nr);
+	/*
+	 * What was swapped in is mapped clean: a fault for each page of it. Its folio
+	 * is in the swap cache, or has become dirty when it left that.
+	 */
+	if (dirty_by_fault)
+		w->runs += nr_flagged(&before, first, nr, KPF_SWAPCACHE | KPF_DIRTY);
 	return w->moved;
 }
 
@@ -3083,6 +3098,27 @@ static void set_thp(void)
 	park_khugepaged(scans);
 }
 
+/* Does the first write to an entry that is clean and writable take a fault? */
+static bool write_faults_if_clean(void)
+{
+	const int fd = memfd_create("folio_cow", 0);
+	char *page;
+	long faults;
+
+	if (fd < 0 || ftruncate(fd, psize()))
+		return false;
+	page = mmap(NULL, psize(), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	if (page == MAP_FAILED)
+		return false;
+	FORCE_READ(*page);
+	faults = nr_faults();
+	__atomic_store_n(page, 1, __ATOMIC_RELAXED);
+	faults = nr_faults() - faults;
+	munmap(page, psize());
+	return faults;
+}
+
 int main(int argc, char **argv)
 {
 	if (argc == 4 && !strcmp(argv[1], "--hold"))
@@ -3093,6 +3129,7 @@ int main(int argc, char **argv)
 	kpagecount_fd = open("/proc/kpagecount", O_RDONLY);
 	gup_fd = open(DEBUGFS "gup_test", O_RDWR);
 	patched = read_event("thp_cow_reuse ") != NO_EVENT;
+	dirty_by_fault = write_faults_if_clean();
 	/* NUMA balancing spares a process with a policy of its own its faults. */
 	syscall(__NR_set_mempolicy, MPOL_LOCAL, NULL, 0);
 	if (!geteuid() && thp_available()) {

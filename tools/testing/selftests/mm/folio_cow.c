@@ -2937,7 +2937,7 @@ TEST_F(special, pfnmap)
 	place();
 	if (op_probe(0, false) || !check_vmflag_pfnmap(p))
 		SKIP(return, "nothing to read in /dev/mem");
-	old = op_get(1, 0);
+	old = FORCE_READ(*(uint64_t *)at[1]);
 	fork_and_exit();
 	spawn(SELF, B);
 	op_write(1, 1);

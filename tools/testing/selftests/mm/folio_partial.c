@@ -298,7 +298,12 @@ TEST_F_TIMEOUT(partial, other_half, TIMEOUT)
 	ASSERT_TRUE(unmap_half(0));
 	press(start.thps - NR_THPS);
 	end = count();
-	EXPECT_EQ(end.queued, start.queued);
+	/*
+	 * On 32-bit, which has no CONFIG_THP_SWAP, all are split to be swapped out:
+	 * queued when the first half is unmapped, and taken out again at the end.
+	 */
+	if (sizeof(long) == 8)
+		EXPECT_EQ(end.queued, start.queued);
 	EXPECT_EQ(end.waiting, start.waiting);
 	EXPECT_EQ(check_rest(0), 0);
 	end_child(_metadata);

@@ -347,14 +347,14 @@ TEST_F(bounds, hugetlb)
 {
 	struct bounds *b = &self->b;
 	const size_t size = default_huge_page_size();
-	/* As many as 32 bits of address have room for */
-	const unsigned long most = size ? (1UL << 30) / size : 0;
+	/* 32 bits of address have not room for many. */
+	const unsigned long most = size ? -1UL / 4 / size : 0;
 	const unsigned long nr = 4 * b->nr < most ? 4 * b->nr : most;
 	unsigned long i;
 	char *map;
 	int fd;
 
-	fd = nr ? memfd_create("bounds", MFD_HUGETLB) : -1;
+	fd = size ? memfd_create("bounds", MFD_HUGETLB) : -1;
 	if (fd < 0 || !hugetlb_free_pages(size) || ftruncate(fd, size))
 		SKIP(return, "no hugetlb page");
 	ASSERT_EQ(write_sysfs(PTES_MAX, nr), 0);

@@ -256,6 +256,62 @@ static void test_anon_ptes(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 1);
 }
 
+/* Of all flags of all pages, only PG_anon_exclusive of those in the range changes. */
+static void test_exclusive(struct kunit *test)
+{
+	const int nr = 1 << test_order(test);
+	struct rmap_ctx *c = test->priv;
+	const unsigned long bit = BIT(PG_anon_exclusive);
+	struct folio *folio;
+	unsigned long *flags;
+	int first, i;
+
+	if (IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) && test_order(test) == TEST_MAX_ORDER)
+		kunit_skip(test, "mapped by a PMD");
+	if (test_order(test) == 1)
+		kunit_skip(test, "there are no anonymous folios of order 1");
+
+	flags = kunit_kcalloc(test, nr, sizeof(*flags), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, flags);
+	folio = new_folio(test, test_order(test));
+	folio_ref_add(folio, nr);
+	spin_lock(&c->mm->page_table_lock);
+	folio_add_new_anon_rmap(folio, c->vma, c->addr, RMAP_EXCLUSIVE);
+	for (i = 0; i < nr; i++) {
+		flags[i] = folio_page(folio, i)->flags.f;
+		KUNIT_EXPECT_TRUE(test, flags[i] & bit);
+		flags[i] &= ~bit;
+	}
+	folio_clear_pages_anon_exclusive(folio, &folio->page, nr);
+
+	for (first = 0; first < nr; first = first * 2 + 1) {
+		const int n = max((nr - first) / 2, 1);
+
+		folio_set_pages_anon_exclusive(folio, folio_page(folio, first), n);
+		for (i = 0; i < nr; i++) {
+			const bool in = i >= first && i < first + n;
+
+			KUNIT_EXPECT_EQ(test, folio_page(folio, i)->flags.f,
+					flags[i] | (in ? bit : 0));
+		}
+		folio_clear_pages_anon_exclusive(folio, &folio->page, nr);
+		for (i = 0; i < nr; i++)
+			KUNIT_EXPECT_EQ(test, folio_page(folio, i)->flags.f, flags[i]);
+
+		folio_set_pages_anon_exclusive(folio, &folio->page, nr);
+		folio_clear_pages_anon_exclusive(folio, folio_page(folio, first), n);
+		for (i = 0; i < nr; i++) {
+			const bool in = i >= first && i < first + n;
+
+			KUNIT_EXPECT_EQ(test, folio_page(folio, i)->flags.f,
+					flags[i] | (in ? 0 : bit));
+		}
+		folio_clear_pages_anon_exclusive(folio, &folio->page, nr);
+	}
+	spin_unlock(&c->mm->page_table_lock);
+	unmap_ptes(c, 0, nr);
+}
+
 /* fork() of a folio that may be pinned: all of the batch is refused, or none. */
 static void test_anon_pinned(struct kunit *test)
 {
@@ -1251,6 +1307,76 @@ static void test_race(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 1);
 }
 
+struct flags_racer {
+	struct folio *folio;
+	unsigned long end;	/* jiffies */
+	struct completion done;
+	int lost;
+};
+
+/*
+ * What others change in the flags of these pages, while somebody changes whether
+ * they are exclusive: where memory failure has its bit, PG_unevictable has the same
+ * byte and exists everywhere, and the first two pages have flags of the folio.
+ */
+static int race_flags(void *data)
+{
+	struct flags_racer *r = data;
+	bool set = false;
+	int i;
+
+	while (set || time_before(jiffies, r->end)) {
+		for (i = 0; i < 4; i++) {
+			unsigned long *flags = &folio_page(r->folio, i)->flags.f;
+			const int bit = i < 2 ? PG_active : PG_unevictable;
+
+			if (set)
+				r->lost += !test_and_clear_bit(bit, flags);
+			else
+				r->lost += test_and_set_bit(bit, flags);
+		}
+		set = !set;
+		cond_resched();
+	}
+	complete(&r->done);
+	return 0;
+}
+
+/* Neither loses what the other one does to the same flags at the same time. */
+static void test_exclusive_race(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+	struct folio *folio = new_folio(test, 2);
+	struct flags_racer r = { .folio = folio, .end = jiffies + HZ / 2 };
+	struct task_struct *task;
+	int i, lost = 0;
+
+	folio_ref_add(folio, 4);
+	spin_lock(&c->mm->page_table_lock);
+	folio_add_new_anon_rmap(folio, c->vma, c->addr, RMAP_EXCLUSIVE);
+	spin_unlock(&c->mm->page_table_lock);
+
+	BUILD_BUG_ON(PG_unevictable / BITS_PER_BYTE == PG_anon_exclusive / BITS_PER_BYTE);
+	init_completion(&r.done);
+	task = kthread_run(race_flags, &r, "rmap_race_flags");
+	KUNIT_ASSERT_FALSE(test, IS_ERR(task));
+	while (time_before(jiffies, r.end)) {
+		spin_lock(&c->mm->page_table_lock);
+		folio_set_pages_anon_exclusive(folio, &folio->page, 4);
+		for (i = 0; i < 4; i++)
+			lost += !PageAnonExclusive(folio_page(folio, i));
+		folio_clear_pages_anon_exclusive(folio, &folio->page, 4);
+		for (i = 0; i < 4; i++)
+			lost += PageAnonExclusive(folio_page(folio, i));
+		spin_unlock(&c->mm->page_table_lock);
+		cond_resched();
+	}
+	wait_for_completion(&r.done);
+	KUNIT_EXPECT_EQ(test, lost, 0);
+	KUNIT_EXPECT_EQ(test, r.lost, 0);
+	unmap_ptes(c, 0, 4);
+}
+
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 /* The folio that is mapped at the start of the range, with a reference. */
 static struct folio *mapped_folio(struct kunit *test, bool *by_pmd)
@@ -1788,6 +1914,7 @@ static struct kunit_case rmap_test_cases[] = {
 	KUNIT_CASE_PARAM(test_file_ptes, orders_gen_params),
 	KUNIT_CASE_PARAM(test_anon_ptes, orders_gen_params),
 	KUNIT_CASE(test_anon_pinned),
+	KUNIT_CASE_PARAM(test_exclusive, orders_gen_params),
 	KUNIT_CASE(test_unmap_unmapped),
 	KUNIT_CASE(test_file_pmd),
 	KUNIT_CASE(test_anon_pmd),
@@ -1805,6 +1932,7 @@ static struct kunit_case rmap_test_cases[] = {
 	KUNIT_CASE(test_counts_file),
 	KUNIT_CASE(test_counts_driver),
 	KUNIT_CASE_PARAM(test_race, orders_gen_params),
+	KUNIT_CASE(test_exclusive_race),
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 	KUNIT_CASE(test_thp_split_first),
 	KUNIT_CASE(test_thp_fork_first),

@@ -176,17 +176,17 @@ class Report:
         self.fork_limit()
 
     def fork_limit(self):
-        """Why fork() is not faster: what it does on every kernel."""
+        """What the rmap part of fork() consists of."""
         fork, clear = ([self.rmap.value((name, 9, 512, 1), k) for k in KERNELS]
                        for name in ("fork_anon", "clear_exclusive"))
         if not all(fork + clear):
             return
-        floor = min(clear)
-        self.line("The rmap part of fork() has a part that is not counting: each page ceases to be exclusive "
-                  "(PageAnonExclusive), by a locked instruction on flags that others may change at the same time "
-                  f"(PG_hwpoison). That takes {number(floor)} ns for the pages of a 2 MiB folio on every kernel; "
-                  f"what is left of fork() is {number(max(fork[0] - floor, 0))} ns on base and "
-                  f"{number(max(fork[2] - floor, 0))} ns with the series.")
+        locked = min(clear)
+        self.line("The rmap part of fork() is to count, and to have each page cease to be exclusive "
+                  "(PageAnonExclusive). By a locked instruction on each page's flags, which others may change at the "
+                  f"same time (PG_hwpoison), the latter takes {number(locked)} ns for the pages of a 2 MiB folio, and "
+                  f"base {number(max(fork[0] - locked, 0))} ns more to count. The series stores the one byte of the "
+                  f"flags that nobody else changes, and takes {number(fork[2])} ns for both.")
         self.line()
 
     # --- tables ----------------------------------------------------------------

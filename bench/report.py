@@ -294,11 +294,24 @@ class Report:
         self.line()
         self.line("| | base | NO_PAGE_MAPCOUNT | series | ratio |")
         self.line("|---|---|---|---|---|")
-        texts = {(r["arch"], r["directory"], r["kernel"]): int(r["text"]) for r in self.text}
-        for arch, directory in dict.fromkeys((a, d) for a, d, _ in texts):
-            row = [texts[arch, directory, k] for k in KERNELS]
-            self.line(f"| {arch}, {directory} | " + " | ".join(map(str, row)) + f" | {row[2] / row[0]:.3f} |")
+        sizes = collections.defaultdict(collections.Counter)    # of objects, and of their directories
+        for row in self.text:
+            for name in row["object"], os.path.dirname(row["object"]):
+                sizes[row["arch"], name][row["kernel"]] += int(row["text"])
+        for (arch, name), size in sizes.items():
+            if not name.endswith(".o"):
+                row = [size[kernel] for kernel in KERNELS]
+                self.line(f"| {arch}, {name} | " + " | ".join(map(str, row)) + f" | {row[2] / row[0]:.3f} |")
         self.line()
+        for arch in dict.fromkeys(arch for arch, _ in sizes):
+            more = {name: size["patched"] - size["base"]
+                    for (a, name), size in sizes.items() if a == arch and name.endswith(".o")}
+            names = sorted((n for n in more if abs(more[n]) >= 200), key=more.get, reverse=True)
+            self.line(f"Bytes more or less than on base, {arch}: " + ", ".join(f"{n} {more[n]:+d}" for n in names)
+                      + f"; each of the others less than 200, together {sum(more.values()) - sum(more[n] for n in names):+d}. "
+                      "What is new is the decision about reuse (memory.o, util.o), the rmap walk that counts a page's mappings "
+                      "(rmap.o, page.o), smaps by batches (task_mmu.o).")
+            self.line()
 
     # --- plots -----------------------------------------------------------------
 

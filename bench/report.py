@@ -152,11 +152,27 @@ class Report:
         self.line()
         found = sorted(self.regressions(), key=lambda r: -r[3].ratio)
         for name, key, against, cell in found:
+            counted = name == "calls" and self.icount.cell(key, "patched", against)
             self.line(f"- {name}: {' '.join(map(str, key))}: {cell.ratio:.2f} of {TITLES[against]} "
-                      f"(single boots: {cell.low:.2f} to {cell.high:.2f})")
+                      f"(single boots: {cell.low:.2f} to {cell.high:.2f}"
+                      + (f"; instructions: {counted.ratio:.2f})" if counted else ")"))
         if not found:
             self.line(f"None: nothing takes over {NOISE:.0%} longer in every boot.")
         self.line()
+        spread = sorted(cell.high / cell.low for key in self.calls.keys()
+                        if (cell := self.calls.cell(key, "averages")))
+        if spread:
+            self.line("How much of \"calls\" is noise: between the boots of one run, the ratio of the two base kernels "
+                      f"differs by a factor of {statistics.median(spread):.2f} or more in half of the cases, of "
+                      f"{spread[len(spread) * 9 // 10]:.2f} or more in a tenth. What these cost for certain, the "
+                      "instructions say.")
+            self.line()
+        if any(key[0] == "fault_around" and against == "averages" for name, key, against, _ in found
+               if name == "icount"):
+            self.line("fault_around: with NO_PAGE_MAPCOUNT, the first page of a large folio that is mapped counts as "
+                      "the whole folio in the statistics, and the others as nothing. The series counts what is "
+                      "mapped, as base does, and so has statistics to change for each batch of 16 pages.")
+            self.line()
         self.line("## Targets")
         self.line()
         self.line("Ratios to base, in one run. A target of 1.00 is met within the noise, "

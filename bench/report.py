@@ -167,8 +167,7 @@ class Report:
                       f"{spread[len(spread) * 9 // 10]:.2f} or more in a tenth. What these cost for certain, the "
                       "instructions say.")
             self.line()
-        if any(key[0] == "fault_around" and against == "averages" for name, key, against, _ in found
-               if name == "icount"):
+        if any((name, key[0], against) == ("icount", "fault_around", "averages") for name, key, against, _ in found):
             self.line("fault_around: with NO_PAGE_MAPCOUNT, the first page of a large folio that is mapped counts as "
                       "the whole folio in the statistics, and the others as nothing. The series counts what is "
                       "mapped, as base does, and so has statistics to change for each batch of 16 pages.")
@@ -323,10 +322,11 @@ class Report:
             more = {name: size["patched"] - size["base"]
                     for (a, name), size in sizes.items() if a == arch and name.endswith(".o")}
             names = sorted((n for n in more if abs(more[n]) >= 200), key=more.get, reverse=True)
+            rest = sum(more.values()) - sum(more[n] for n in names)
             self.line(f"Bytes more or less than on base, {arch}: " + ", ".join(f"{n} {more[n]:+d}" for n in names)
-                      + f"; each of the others less than 200, together {sum(more.values()) - sum(more[n] for n in names):+d}. "
-                      "What is new is the decision about reuse (memory.o, util.o), the rmap walk that counts a page's mappings "
-                      "(rmap.o, page.o), smaps by batches (task_mmu.o).")
+                      + f"; each of the others less than 200, together {rest:+d}. What is new is the decision about "
+                      "reuse (memory.o, util.o), the rmap walk that counts a page's mappings (rmap.o, page.o), smaps "
+                      "by batches (task_mmu.o).")
             self.line()
 
     # --- plots -----------------------------------------------------------------

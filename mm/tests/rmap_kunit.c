@@ -215,21 +215,26 @@ static void test_file_ptes(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 1);
 }
 
-/* A new anonymous folio, two fork()s, the parts of it unmapped in some order. */
-static void test_anon_ptes(struct kunit *test)
+/* A folio of the size to be tested which folio_add_new_anon_rmap() maps by PTEs. */
+static struct folio *new_folio_by_ptes(struct kunit *test)
 {
-	struct rmap_ctx *c = test->priv;
 	const unsigned int order = test_order(test);
-	const int nr = 1 << order;
-	struct folio *folio;
-	int i;
 
 	if (IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) && order == TEST_MAX_ORDER)
 		kunit_skip(test, "mapped by a PMD: see test_anon_pmd");
 	if (order == 1)
 		kunit_skip(test, "there are no anonymous folios of order 1");
+	return new_folio(test, order);
+}
 
-	folio = new_folio(test, order);
+/* A new anonymous folio, two fork()s, the parts of it unmapped in some order. */
+static void test_anon_ptes(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+	struct folio *folio = new_folio_by_ptes(test);
+	const int nr = folio_nr_pages(folio);
+	int i;
+
 	folio_ref_add(folio, 3 * nr);
 	spin_lock(&c->mm->page_table_lock);
 	folio_add_new_anon_rmap(folio, c->vma, c->addr, RMAP_EXCLUSIVE);
@@ -256,31 +261,42 @@ static void test_anon_ptes(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 1);
 }
 
-/* Of all flags of all pages, only PG_anon_exclusive of those in the range changes. */
+/*
+ * Of all flags of all pages, nothing but PG_anon_exclusive has changed: it is set in
+ * the pages of the range and clear in the others, or the other way round.
+ */
+static void expect_exclusive(struct kunit *test, const unsigned long *flags,
+			     int first, int nr, bool exclusive)
+{
+	const struct rmap_ctx *c = test->priv;
+	int i;
+
+	for (i = 0; i < folio_nr_pages(c->folio); i++) {
+		const bool in = i >= first && i < first + nr;
+
+		KUNIT_EXPECT_EQ(test, folio_page(c->folio, i)->flags.f,
+				flags[i] | (in == exclusive ? BIT(PG_anon_exclusive) : 0));
+	}
+}
+
+/* Pages of a range become exclusive, or cease to be. */
 static void test_exclusive(struct kunit *test)
 {
-	const int nr = 1 << test_order(test);
 	struct rmap_ctx *c = test->priv;
-	const unsigned long bit = BIT(PG_anon_exclusive);
-	struct folio *folio;
+	struct folio *folio = new_folio_by_ptes(test);
+	const int nr = folio_nr_pages(folio);
 	unsigned long *flags;
 	int first, i;
 
-	if (IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) && test_order(test) == TEST_MAX_ORDER)
-		kunit_skip(test, "mapped by a PMD");
-	if (test_order(test) == 1)
-		kunit_skip(test, "there are no anonymous folios of order 1");
-
 	flags = kunit_kcalloc(test, nr, sizeof(*flags), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, flags);
-	folio = new_folio(test, test_order(test));
 	folio_ref_add(folio, nr);
 	spin_lock(&c->mm->page_table_lock);
 	folio_add_new_anon_rmap(folio, c->vma, c->addr, RMAP_EXCLUSIVE);
 	for (i = 0; i < nr; i++) {
 		flags[i] = folio_page(folio, i)->flags.f;
-		KUNIT_EXPECT_TRUE(test, flags[i] & bit);
-		flags[i] &= ~bit;
+		KUNIT_EXPECT_TRUE(test, flags[i] & BIT(PG_anon_exclusive));
+		flags[i] &= ~BIT(PG_anon_exclusive);
 	}
 	folio_clear_pages_anon_exclusive(folio, &folio->page, nr);
 
@@ -288,24 +304,13 @@ static void test_exclusive(struct kunit *test)
 		const int n = max((nr - first) / 2, 1);
 
 		folio_set_pages_anon_exclusive(folio, folio_page(folio, first), n);
-		for (i = 0; i < nr; i++) {
-			const bool in = i >= first && i < first + n;
-
-			KUNIT_EXPECT_EQ(test, folio_page(folio, i)->flags.f,
-					flags[i] | (in ? bit : 0));
-		}
+		expect_exclusive(test, flags, first, n, true);
 		folio_clear_pages_anon_exclusive(folio, &folio->page, nr);
-		for (i = 0; i < nr; i++)
-			KUNIT_EXPECT_EQ(test, folio_page(folio, i)->flags.f, flags[i]);
+		expect_exclusive(test, flags, 0, nr, false);
 
 		folio_set_pages_anon_exclusive(folio, &folio->page, nr);
 		folio_clear_pages_anon_exclusive(folio, folio_page(folio, first), n);
-		for (i = 0; i < nr; i++) {
-			const bool in = i >= first && i < first + n;
-
-			KUNIT_EXPECT_EQ(test, folio_page(folio, i)->flags.f,
-					flags[i] | (in ? 0 : bit));
-		}
+		expect_exclusive(test, flags, first, n, false);
 		folio_clear_pages_anon_exclusive(folio, &folio->page, nr);
 	}
 	spin_unlock(&c->mm->page_table_lock);

@@ -40,12 +40,10 @@
 #include <sys/param.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#if __has_include("sys/rseq.h")
-#include <sys/rseq.h>
-#endif
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include "kselftest.h"
+#include "folio_cow_rseq.h"
 #include "vm_util.h"
 #include "hugepage_settings.h"
 
@@ -380,23 +378,6 @@ static int worker_map(void)
 	if (test.folio_size == test.pmd_size && !test.size->pmd)
 		return worker_split_pmds();
 	return 0;
-}
-
-/*
- * When a thread comes to another processor, the kernel writes that to the rseq
- * area that the C library has registered: a fault of ours, at any time, where
- * fork() has left the area shared. A write of our own takes it beforehand, to
- * the field that user space may write; no critical section is what it says
- * already.
- */
-static void touch_rseq(void)
-{
-#ifdef RSEQ_SIG
-	char *area = (char *)__builtin_thread_pointer() + __rseq_offset;
-
-	if (__rseq_size)
-		__atomic_store_n(&((struct rseq *)area)->rseq_cs, 0, __ATOMIC_RELAXED);
-#endif
 }
 
 /*

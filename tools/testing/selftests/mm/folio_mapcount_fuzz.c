@@ -61,6 +61,7 @@
 #define KSM_SYSFS	"/sys/kernel/mm/ksm"
 #define GUP_TEST	"/sys/kernel/debug/gup_test"
 #define SPLIT_FILE	"/sys/kernel/debug/split_huge_pages"
+#define FAIL_NTH	"/proc/self/fail-nth"
 #define CGROUPFS	"/sys/fs/cgroup"
 
 #define MAX_WORKERS	8
@@ -171,11 +172,13 @@ struct command {
 	unsigned int first;	/* a range of pages of the arena */
 	unsigned int pages;
 	unsigned int arg[3];	/* whatever the operation makes of them */
+	unsigned int fail;	/* which allocation of the operation, 0: none */
 	int err;
 };
 
 struct reply {
 	int err;
+	bool failed;		/* an allocation has, on request */
 	pid_t pid;
 };
 
@@ -204,6 +207,7 @@ static struct {
 	unsigned int shrink_seconds;
 	uint64_t seed;
 	bool concurrent;
+	bool fail;
 	bool verbose;
 	const char *dir;
 	const char *list;
@@ -255,6 +259,7 @@ static struct {
 	unsigned int points;
 	unsigned int episodes;
 	unsigned int commands;
+	unsigned int failures;		/* of allocations, on request */
 	unsigned int seen[NR_SEEN];
 	unsigned int deaths;
 	bool hang;
@@ -468,6 +473,7 @@ static bool maps_private_file(struct command *c)
 	while (maps && fscanf(maps, "%lx-%lx %4s %*x %*x:%*x %lu%*[^\n]", &start, &end,
 			      perms, &inode) == 4)
 		found |= inode && perms[3] == 'p' && start < to && end > from;
+	found |= !maps || ferror(maps);	/* at worst */
 	if (maps)
 		fclose(maps);
 	return found;
@@ -545,7 +551,8 @@ static int op_ksm(struct command *c, int arg)
 		return -errno;
 	for (tries = 0; ksm_get_full_scans() < end && tries < 400; tries++)
 		usleep(5000);
-	return ksm_stop();
+	/* Twice, where an allocation fails: it must not go on. */
+	return ksm_stop() ? ksm_stop() : 0;
 }
 
 static int op_ksm_undo(struct command *c, int arg)
@@ -674,6 +681,7 @@ enum special {
 	ORDINARY,
 	FORK,
 	EXIT,
+	EXEC,
 };
 
 static const struct op {
@@ -695,7 +703,7 @@ static const struct op {
 	{ "read", op_touch, 0, 40 },
 	{ "fork", op_fork, 0, 40, FORK },
 	{ "exit", op_exit, 0, 20, EXIT },
-	{ "exec", op_exec, 0, 4 },
+	{ "exec", op_exec, 0, 4, EXEC },
 	{ "munmap", op_munmap, 0, 10 },
 	{ "mremap", op_mremap, 0, 24 },
 	{ "mremap, keep", op_mremap, MREMAP_DONTUNMAP, 6 },
@@ -744,6 +752,26 @@ static struct {
 	unsigned int ok;
 } op_counts[ARRAY_SIZE(ops)];
 
+/*
+ * Has one allocation of the operation fail. A page fault that this hits is tried
+ * again; exec() would be killed, so it is spared.
+ */
+static int run_failing(struct command *c, bool *failed)
+{
+	int fd = open(FAIL_NTH, O_RDWR | O_CLOEXEC), err;
+	char left[16] = "";
+
+	if (fd < 0 || dprintf(fd, "%u", c->fail) < 0)
+		_exit(1);
+	err = ops[c->op].run(c, ops[c->op].arg);
+	if (self == (int)c->who) {	/* and no child of that */
+		*failed = pread(fd, left, sizeof(left) - 1, 0) > 0 && !atoi(left);
+		pwrite(fd, "0", 1, 0);
+	}
+	close(fd);
+	return err;
+}
+
 /* The first answer, of a new worker, says that it is ready. */
 static void __noreturn worker_run(void)
 {
@@ -755,7 +783,8 @@ static void __noreturn worker_run(void)
 		    read(setup.to_worker[self], &c, sizeof(c)) != sizeof(c))
 			_exit(1);
 		memset(&reply, 0, sizeof(reply));
-		reply.err = ops[c.op].run(&c, ops[c.op].arg);
+		reply.err = c.fail ? run_failing(&c, &reply.failed) :
+			    ops[c.op].run(&c, ops[c.op].arg);
 		if (reply.err > 0) {
 			reply.pid = reply.err;
 			reply.err = 0;
@@ -834,14 +863,20 @@ static void draw(unsigned int nr, struct command *c)
 	draw_range(&state, c);
 	for (i = 0; i < ARRAY_SIZE(c->arg); i++)
 		c->arg[i] = rnd(&state, 1U << 30);
+	if (opt.fail && ops[c->op].special != EXEC && rnd(&state, 2))
+		c->fail = 1 + rnd(&state, 1U << rnd(&state, 10));
 }
 
 static void print_command(const struct command *c, const char *mark)
 {
-	ksft_print_msg("  %s %4u %c%c %-20s %4u pages at %#lx, args %u %u %u: %s\n", mark, c->nr,
+	char fail[32] = "";
+
+	if (c->fail)
+		snprintf(fail, sizeof(fail), ", allocation %u fails", c->fail);
+	ksft_print_msg("  %s %4u %c%c %-20s %4u pages at %#lx, args %u %u %u%s: %s\n", mark, c->nr,
 		       'A' + c->who, ops[c->op].special == FORK ? 'A' + c->child : ' ',
 		       ops[c->op].name, c->pages, (unsigned long)at(c->first), c->arg[0],
-		       c->arg[1], c->arg[2], c->err ? strerror(-c->err) : "done");
+		       c->arg[1], c->arg[2], fail, c->err ? strerror(-c->err) : "done");
 }
 
 /* Telling the workers */
@@ -921,6 +956,7 @@ static void worker_wait(int w)
 		return;
 	c->err = reply.err;
 	op_counts[c->op].ok += !reply.err;
+	master.failures += reply.failed;
 	if (reply.pid) {
 		master.worker[c->child] = reply.pid;
 		if (!worker_reply(c->child, &ready))
@@ -1616,8 +1652,8 @@ static void print_list(const unsigned int *list, unsigned int nr)
 {
 	unsigned int i;
 
-	ksft_print_msg("To repeat these %u commands: -s %llu -p %u -o ", nr,
-		       (unsigned long long)master.seed, opt.workers);
+	ksft_print_msg("To repeat these %u commands: -s %llu -p %u%s -o ", nr,
+		       (unsigned long long)master.seed, opt.workers, opt.fail ? " -F" : "");
 	for (i = 0; i < nr; i++)
 		printf("%s%u", i ? "," : "", list[i]);
 	printf("\n");
@@ -1898,6 +1934,32 @@ static void setup_sysfs(void)
 	}
 }
 
+/*
+ * All allocations may fail, even small ones that may wait; nothing does but what
+ * a worker asks for. These settings need no undoing.
+ */
+static void setup_failures(void)
+{
+	static const char * const settings[][2] = {
+		{ "failslab/ignore-gfp-wait", "N" },
+		{ "failslab/verbose", "0" },
+		{ "fail_page_alloc/ignore-gfp-wait", "N" },
+		{ "fail_page_alloc/ignore-gfp-highmem", "N" },
+		{ "fail_page_alloc/min-order", "0" },
+		{ "fail_page_alloc/verbose", "0" },
+	};
+	char path[96];
+	unsigned int i;
+
+	if (access(FAIL_NTH, W_OK))
+		ksft_exit_skip("no %s: see Documentation/fault-injection\n", FAIL_NTH);
+	for (i = 0; i < ARRAY_SIZE(settings); i++) {
+		snprintf(path, sizeof(path), "/sys/kernel/debug/%s", settings[i][0]);
+		if (!write_text(path, settings[i][1]))
+			ksft_exit_skip("cannot set %s\n", path);
+	}
+}
+
 /* Our ends are not for the workers: so they see it if we are gone. */
 static void setup_pipes(void)
 {
@@ -1935,6 +1997,7 @@ static void usage(void)
 	       "  -r COMMANDS  between comparisons (default: %u)\n"
 	       "  -e COMMANDS  in an episode (default: %u, at most %u)\n"
 	       "  -c           processes act concurrently between the comparisons\n"
+	       "  -F           have allocations of half of the commands fail\n"
 	       "  -m MODE      what the kernel promises: exact, estimate or average\n"
 	       "               (default: find out)\n"
 	       "  -d DIR       where to put a file (default: %s)\n"
@@ -2011,6 +2074,9 @@ static void parse_option(int c)
 	case 'c':
 		opt.concurrent = true;
 		break;
+	case 'F':
+		opt.fail = true;
+		break;
 	case 'm':
 		opt.mode = parse_mode();
 		break;
@@ -2041,6 +2107,8 @@ static void print_summary(void)
 	for (i = 0; i < ARRAY_SIZE(ops); i++)
 		ksft_print_msg("  %-20s %6u of %u\n", ops[i].name, op_counts[i].ok,
 			       op_counts[i].run);
+	if (opt.fail)
+		ksft_print_msg("%u allocations failed, as they were to.\n", master.failures);
 	ksft_print_msg("Folios looked at:\n");
 	for (i = 0; i < NR_SEEN; i++)
 		ksft_print_msg("  %-25s %u\n", seen_names[i], master.seen[i]);
@@ -2069,7 +2137,7 @@ int main(int argc, char **argv)
 		worker_main(argv);
 	master.pid = getpid();
 	opt.seed = mix(time(NULL) ^ (uint64_t)getpid() << 32) >> 32;
-	while ((c = getopt(argc, argv, "t:n:s:o:p:r:e:cm:d:S:vB:h")) != -1)
+	while ((c = getopt(argc, argv, "t:n:s:o:p:r:e:cFm:d:S:vB:h")) != -1)
 		parse_option(c);
 	ksft_print_header();
 	ksft_set_plan(NR_FIGURES + 1);
@@ -2077,12 +2145,15 @@ int main(int argc, char **argv)
 	atexit(restore);
 	setup_cgroup();
 	setup_sysfs();
+	if (opt.fail)
+		setup_failures();
 	setup_pipes();
 	setup_modes();
 	master.start_ms = now_ms();
 	master.seed = opt.seed;
-	ksft_print_msg("seed %llu; %u processes%s\n", (unsigned long long)opt.seed, opt.workers,
-		       opt.concurrent ? ", concurrently" : "");
+	ksft_print_msg("seed %llu; %u processes%s%s\n", (unsigned long long)opt.seed,
+		       opt.workers, opt.concurrent ? ", concurrently" : "",
+		       opt.fail ? ", allocations fail" : "");
 	if (opt.list)
 		run_list();
 	else

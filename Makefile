@@ -19,6 +19,7 @@ stats: apply	## what the statistics say of shared folios: two base kernels and o
 cow: apply	## what a last survivor of fork() copies, base beside patched
 redis: apply	## what a BGSAVE of redis costs, base beside patched
 stress: apply	## processes fork, write and exit over shared folios, for DURATION s
+soak: apply	## stress-ng and redis together, for DURATION s; what do they leave behind?
 bench: apply	## measure two base kernels and ours in one run, write bench/report.md
 fuzz: apply	## map memory at random, compare all that the kernel says, for DURATION s
 bisect-check: apply	## build and boot after each patch, and run the KUnit suites
@@ -36,7 +37,8 @@ clean:		## remove all below build/ but the downloads
 # BOOTS=<n>          bench: of each kernel, for the rmap functions (default: 9)
 # ONLY=<names>       bench: of the instruments rmap, calls, icount, redis (default: all)
 # BASELINE=1         run on the kernel without the series, to compare
-# DURATION=<s>       stress, fuzz: how long (default: 300, 60)
+# DURATION=<s>       stress, fuzz, soak: how long (default: 300, 60, 3600)
+# ROUND=<s>          soak: the turn of each kind of stressors (default: 60, or less)
 # BREAK=1            stress: on a kernel that shares wrongly, which it has to see
 # SEED=<n>           unit, fuzz: repeat the run with this seed
 # ARGS=<options>     fuzz: further options of folio_mapcount_fuzz
@@ -45,8 +47,8 @@ clean:		## remove all below build/ but the downloads
 # SIGNOFF=1          series: add the sender's Signed-off-by
 # JOBS=<n>           parallel jobs (default: all processors)
 
-scripts := boot shell check build kunit unit model kselftest tour stats cow redis stress bench fuzz \
-	   bisect-check cross apply refresh series
+scripts := boot shell check build kunit unit model kselftest tour stats cow redis stress soak bench \
+	   fuzz bisect-check cross apply refresh series
 $(scripts):
 	@scripts/$@
 

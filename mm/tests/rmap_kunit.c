@@ -1532,6 +1532,8 @@ static void test_thp_fork_bound(struct kunit *test)
 	struct folio *folio = fault_thp(test);
 
 	skip_if_checked(test);
+	if ((FOLIO_MAPCOUNTS_ENTIRE_MAX + 1ULL) * nr > FOLIO_MAPCOUNTS_PTES_MAX)
+		kunit_skip(test, "the bound of PTEs comes first: see test_thp_fork_ptes_bound");
 	c->others = true;
 	atomic64_add(others, &folio->_mapcounts);
 	last = fork_mm(test);
@@ -1628,11 +1630,15 @@ static void test_counts_migration(struct kunit *test)
 /*
  * Two MMs, of which one forked the other, unmap pages of a folio. If none of
  * them maps some page any more, and a walk over the mappings sees all of these,
- * then the folio is partially mapped, though the word cannot tell.
+ * then the folio is partially mapped, though the word cannot tell. The walk tells
+ * 512 parts of a folio apart, so these are the units of large ones.
  */
+#define UNIT_PAGES	(HPAGE_PMD_NR > 512 ? HPAGE_PMD_NR / 512 : 1)
+#define NR_UNITS	(HPAGE_PMD_NR / UNIT_PAGES)
+
 static const struct referenced_case {
 	const char *desc;
-	unsigned int first[2];	/* where each MM unmaps pages, */
+	unsigned int first[2];	/* where each MM unmaps pages, in units, */
 	unsigned int nr[2];	/* and how many */
 	int advice;		/* for the VMA of the child */
 	bool locked;		/* so is this VMA */
@@ -1641,20 +1647,20 @@ static const struct referenced_case {
 } referenced_table[] = {
 	{
 		.desc = "the same half",
-		.nr = { HPAGE_PMD_NR / 2, HPAGE_PMD_NR / 2 },
+		.nr = { NR_UNITS / 2, NR_UNITS / 2 },
 		.partial = true,
 	}, {
-		.desc = "the first page, and one of them more",
+		.desc = "the first unit, and one of them more",
 		.nr = { 1, 7 },
 		.partial = true,
 	}, {
-		.desc = "ranges that have one page in common",
+		.desc = "ranges that have one unit in common",
 		.first = { 100, 109 },
 		.nr = { 10, 50 },
 		.partial = true,
 	}, {
-		.desc = "the last page",
-		.first = { HPAGE_PMD_NR - 1, HPAGE_PMD_NR - 1 },
+		.desc = "the last unit",
+		.first = { NR_UNITS - 1, NR_UNITS - 1 },
 		.nr = { 1, 1 },
 		.partial = true,
 	}, {
@@ -1663,22 +1669,22 @@ static const struct referenced_case {
 		.nr = { 10, 50 },
 	}, {
 		.desc = "the other half",
-		.first = { 0, HPAGE_PMD_NR / 2 },
-		.nr = { HPAGE_PMD_NR / 2, HPAGE_PMD_NR / 2 },
+		.first = { 0, NR_UNITS / 2 },
+		.nr = { NR_UNITS / 2, NR_UNITS / 2 },
 	}, {
 		.desc = "a half, of one",
-		.nr = { HPAGE_PMD_NR / 2, 0 },
+		.nr = { NR_UNITS / 2, 0 },
 	}, {
 		.desc = "the same half, a third has a PMD",
-		.nr = { HPAGE_PMD_NR / 2, HPAGE_PMD_NR / 2 },
+		.nr = { NR_UNITS / 2, NR_UNITS / 2 },
 		.entire = true,
 	}, {
 		.desc = "the same half, one VMA is skipped",
-		.nr = { HPAGE_PMD_NR / 2, HPAGE_PMD_NR / 2 },
+		.nr = { NR_UNITS / 2, NR_UNITS / 2 },
 		.advice = MADV_SEQUENTIAL,
 	}, {
 		.desc = "the same half, one VMA is mlocked",
-		.nr = { HPAGE_PMD_NR / 2, HPAGE_PMD_NR / 2 },
+		.nr = { NR_UNITS / 2, NR_UNITS / 2 },
 		.locked = true,
 	},
 };
@@ -1689,12 +1695,12 @@ static void unmap_case(struct kunit *test, struct mm_struct *mm, int i)
 {
 	const struct referenced_case *t = test->param_value;
 	struct rmap_ctx *c = test->priv;
-	const unsigned long addr = c->addr + t->first[i] * PAGE_SIZE;
+	const unsigned long addr = c->addr + t->first[i] * UNIT_PAGES * PAGE_SIZE;
 
 	if (!t->nr[i])
 		return;
 	mmap_read_lock(mm);
-	zap_vma_range(vma_lookup(mm, addr), addr, t->nr[i] * PAGE_SIZE);
+	zap_vma_range(vma_lookup(mm, addr), addr, t->nr[i] * UNIT_PAGES * PAGE_SIZE);
 	mmap_read_unlock(mm);
 }
 

@@ -609,39 +609,42 @@ static long op_probe(long i, long write)
 
 /* Fixture: anonymous folios, in several sizes */
 
-static const size_t mthp_kib[] = { 16, 64 };
+static const size_t mthp_nr[] = { 4, 16 };
 
-/* This size below that of a PMD, or none. */
-static bool enable_mthp(size_t kib)
+/* Folios of this many pages, below the size of a PMD, or none. */
+static bool enable_mthp(size_t nr)
 {
-	bool found = !kib;
-	char path[64];
+	bool found = !nr;
+	char path[96];
 	size_t i;
 
-	for (i = 0; i < ARRAY_SIZE(mthp_kib); i++) {
-		snprintf(path, sizeof(path), THP "hugepages-%zukB/enabled", mthp_kib[i]);
-		found |= put(path, mthp_kib[i] == kib ? "madvise" : "never") && mthp_kib[i] == kib;
+	for (i = 0; i < ARRAY_SIZE(mthp_nr); i++) {
+		snprintf(path, sizeof(path), THP "hugepages-%zukB/enabled",
+			 mthp_nr[i] * psize() >> 10);
+		found |= put(path, mthp_nr[i] == nr ? "madvise" : "never") && mthp_nr[i] == nr;
 	}
 	return found;
 }
 
 /* Return: NULL, or why it cannot be tested. */
-static const char *prepare(size_t kib, bool ptes)
+static const char *prepare(size_t nr, bool ptes)
 {
 	size_t pmd_size = read_pmd_pagesize();
-	size_t size = kib ? kib << 10 : pmd_size;
+	size_t pmd_nr = pmd_size / psize();
 
 	if (geteuid())
 		return "needs root";
 	if (kpageflags_fd < 0 || kpagecount_fd < 0)
 		return "needs /proc/kpageflags and /proc/kpagecount";
-	if (!pmd_size || size / psize() > MAX_PAGES)
-		return "no THP of a size that can be tested";
-	if (!enable_mthp(kib) || size < 4 * psize())
+	if (!pmd_nr)
+		return "no THPs";
+	if (!nr && pmd_nr > MAX_PAGES)
+		return "a PMD maps too much here";
+	if (!enable_mthp(nr))
 		return "no folios of this size";
 
-	r.folio_nr = size / psize();
-	r.nr = kib ? NR_FOLIOS * r.folio_nr : r.folio_nr;
+	r.folio_nr = nr ?: pmd_nr;
+	r.nr = nr ? NR_FOLIOS * nr : pmd_nr;
 	r.ptes = ptes;
 	r.area_size = 6 * pmd_size;
 	r.area = mmap(NULL, r.area_size, PROT_NONE, MAP_PRIVATE | MAP_ANON, -1, 0);
@@ -662,18 +665,18 @@ FIXTURE(cow) {};
 
 FIXTURE_VARIANT(cow)
 {
-	size_t kib;	/* 0: as much as a PMD maps */
+	size_t nr;	/* pages of a folio; 0: as many as a PMD maps */
 	bool ptes;
 };
 
-FIXTURE_VARIANT_ADD(cow, mthp_16k)
+FIXTURE_VARIANT_ADD(cow, mthp_4)
 {
-	.kib = 16,
+	.nr = 4,
 };
 
-FIXTURE_VARIANT_ADD(cow, mthp_64k)
+FIXTURE_VARIANT_ADD(cow, mthp_16)
 {
-	.kib = 64,
+	.nr = 16,
 };
 
 FIXTURE_VARIANT_ADD(cow, thp_ptes)
@@ -690,7 +693,7 @@ FIXTURE_SETUP(cow)
 	const char *why;
 
 	set_metadata(_metadata);
-	why = prepare(variant->kib, variant->ptes);
+	why = prepare(variant->nr, variant->ptes);
 	if (why)
 		SKIP(return, "%s", why);
 	if (op_map(0, 0))

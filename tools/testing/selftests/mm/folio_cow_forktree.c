@@ -180,13 +180,13 @@ static const struct tree trees[] = {
 };
 
 struct size {
-	size_t bytes;		/* 0: as much as a PMD maps */
+	size_t pages;		/* 0: as many as a PMD maps */
 	bool pmd;		/* mapped so, and not by PTEs */
 };
 
 static const struct size sizes[] = {
-	{ .bytes = 16UL << 10 },
-	{ .bytes = 64UL << 10 },
+	{ .pages = 4 },
+	{ .pages = 16 },
 	{ .pmd = false },
 	{ .pmd = true },
 };
@@ -720,14 +720,19 @@ static unsigned long nr_folios(void)
 	return test.nr_pages / test.folio_pages;
 }
 
+static size_t size_bytes(const struct size *size)
+{
+	return size->pages ? size->pages * psize() : test.pmd_size;
+}
+
 static const char *size_name(const struct size *size)
 {
 	static char buf[64];
-	size_t bytes = size->bytes ?: test.pmd_size;
+	size_t bytes = size_bytes(size);
 	bool mib = bytes >= 1UL << 20;
 
 	snprintf(buf, sizeof(buf), "%zu %s%s", bytes >> (mib ? 20 : 10), mib ? "MiB" : "KiB",
-		 size->bytes ? "" : size->pmd ? " by PMDs" : " by PTEs");
+		 size->pages ? "" : size->pmd ? " by PMDs" : " by PTEs");
 	return buf;
 }
 
@@ -924,12 +929,10 @@ static void enable_size(size_t bytes)
 /* Returns why there can be no such folios, or NULL. */
 static const char *prepare_size(const struct size *size)
 {
-	const size_t bytes = size->bytes ?: test.pmd_size;
+	const size_t bytes = size_bytes(size);
 
 	if (bytes > MAX_PMD_SIZE)
 		return "a PMD maps too much here";
-	if (bytes <= psize())
-		return "not larger than a page";
 	if (!(thp_supported_orders() & (1UL << sz2ord(bytes, psize()))))
 		return "no such folios here";
 	test.size = size;
@@ -980,7 +983,7 @@ static void print_row(const struct tree *tree, const struct row *row)
 
 static void print_rows(unsigned int nr)
 {
-	const size_t bytes = sizes[nr].bytes ?: test.pmd_size;
+	const size_t bytes = size_bytes(&sizes[nr]);
 	char title[64];
 	unsigned int i;
 

@@ -731,8 +731,10 @@ static bool grab_all(unsigned int first, unsigned int nr, enum op op)
  */
 static void set_hot(unsigned int first, unsigned int nr)
 {
-	unsigned int size = MIN(16U << rnd(4), nr);
+	unsigned int size = 16U << rnd(4);
 
+	/* MIN() would draw twice. */
+	size = MIN(size, nr);
 	set(&proc->hot, (first + rnd(nr / size) * size) << 8 | size);
 }
 
@@ -2479,11 +2481,7 @@ static void setup_thp(void)
 	settings.khugepaged.alloc_sleep_millisecs = 100;
 	for (i = 0; i < NR_ORDERS; i++)
 		settings.hugepages[i].enabled = THP_NEVER;
-	global.orders = 1UL << sz2ord(global.block, psize());
-	if (psize() < 65536)
-		global.orders |= 1UL << sz2ord(65536, psize());
-	if (psize() < 16384)
-		global.orders |= 1UL << sz2ord(16384, psize());
+	global.orders = 1UL << sz2ord(global.block, psize()) | 1UL << 4 | 1UL << 2;
 	global.orders &= thp_supported_orders();
 	for (i = 0; i < NR_ORDERS; i++)
 		if (global.orders & (1UL << i))

@@ -318,7 +318,7 @@ TEST_F(bounds, userfaultfd)
 TEST_F(bounds, swap_in)
 {
 	struct bounds *b = &self->b;
-	const size_t size = 65536;
+	const size_t size = 16 * psize();
 	int pagemap = open("/proc/self/pagemap", O_RDONLY), err;
 	struct thp_settings settings = *thp_current_settings();
 

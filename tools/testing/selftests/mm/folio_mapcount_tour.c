@@ -63,7 +63,9 @@
 #define MAX_STEPS	16
 #define BAR_WIDTH	64
 #define SMAPS_SIZE	(512 << 10)
-#define MTHP_SIZE	(64UL << 10)
+#define MTHP_ORDER	4
+/* What a step can tell apart; powerpc with 64K pages and 2 MiB huge ones has less. */
+#define MIN_PMD_PAGES	64
 /* Above this (arm64 with 64K pages: 512 MiB) a tour would take too long. */
 #define MAX_PMD_SIZE	(64UL << 20)
 #define PSS_SHIFT	12
@@ -120,7 +122,7 @@ enum kind {
 
 enum size {
 	SIZE_SMALL,		/* 16 base pages */
-	SIZE_MTHP,		/* 4 folios of 64 KiB */
+	SIZE_MTHP,		/* 4 folios of 16 pages */
 	SIZE_PMD,
 };
 
@@ -207,7 +209,7 @@ static const struct scene scenes[] = {
 		},
 	}, {
 		.name = "mthp",
-		.title = "Four 64 KiB folios (mTHP), mapped by PTEs",
+		.title = "Four folios of 16 pages (mTHP), mapped by PTEs",
 		.kind = KIND_ANON,
 		.size = SIZE_MTHP,
 		.steps = {
@@ -1979,7 +1981,7 @@ static size_t scene_size(const struct scene *scene)
 	case SIZE_SMALL:
 		return 16 * psize();
 	case SIZE_MTHP:
-		return 4 * MTHP_SIZE;
+		return (4 * psize()) << MTHP_ORDER;
 	default:
 		return tour.pmd_size;
 	}
@@ -2018,26 +2020,30 @@ static const char *open_memfd(void)
 	return ftruncate(tour.fd, tour.size) ? "cannot size a memfd" : NULL;
 }
 
+static bool pmd_fits(void)
+{
+	size_t size = read_pmd_pagesize();
+
+	return size >= MIN_PMD_PAGES * psize() && size <= MAX_PMD_SIZE;
+}
+
 /* Returns why the scene cannot be played, or NULL. */
 static const char *scene_prepare(const struct scene *scene)
 {
-	unsigned long order = sz2ord(MTHP_SIZE, psize());
-
 	tour.scene = scene;
 	tour.size = scene_size(scene);
-	if (scene->size == SIZE_PMD && tour.pmd_size > MAX_PMD_SIZE)
-		return "a PMD maps too much here";
+	if (scene->kind == KIND_FILE)
+		return open_file();
+	if (scene->size == SIZE_PMD && !pmd_fits() && thp_available())
+		return "a PMD maps too much or too little here";
 	if (scene->kind == KIND_HUGETLB)
 		return default_huge_page_size() == tour.pmd_size &&
 		       hugetlb_setup_default(2) ? NULL :
 			"no two hugetlb folios of PMD size to be had";
-	if (scene->kind == KIND_FILE)
-		return open_file();
 	if (scene->size != SIZE_SMALL && !thp_available())
 		return "no transparent huge pages";
-	if (scene->size == SIZE_MTHP &&
-	    (psize() >= MTHP_SIZE || !(thp_supported_orders() & (1UL << order))))
-		return "no 64 KiB folios here";
+	if (scene->size == SIZE_MTHP && !(thp_supported_orders() & (1UL << MTHP_ORDER)))
+		return "no folios of 16 pages here";
 	if (scene->kind == KIND_SHMEM)
 		return open_memfd();
 	return NULL;
@@ -2055,8 +2061,8 @@ static const char *scene_unfit(const struct snapshot *s)
 			"no large folios on that file system, give another with -d DIR";
 	if (tour.scene->size == SIZE_PMD && nr != tour.pmd_pages)
 		return "no folio of PMD size to be had";
-	if (tour.scene->size == SIZE_MTHP && nr != MTHP_SIZE / psize())
-		return "no 64 KiB folio to be had";
+	if (tour.scene->size == SIZE_MTHP && nr != 1 << MTHP_ORDER)
+		return "no folio of 16 pages to be had";
 	return NULL;
 }
 
@@ -2187,8 +2193,8 @@ static void setup_memory(void)
 	char *mem;
 
 	tour.pmd_size = read_pmd_pagesize();
-	if (!tour.pmd_size || tour.pmd_size > MAX_PMD_SIZE)
-		tour.pmd_size = 2UL << 20;
+	if (!pmd_fits())
+		tour.pmd_size = MAX(2UL << 20, MIN_PMD_PAGES * psize());
 	tour.pmd_pages = tour.pmd_size / psize();
 	tour.max_map = 16 * tour.pmd_pages + 16384;
 	mem = mmap(NULL, (NR_SLOTS + 1) * tour.pmd_size, PROT_NONE,
@@ -2291,10 +2297,11 @@ static void setup_thp(void)
 		settings.hugepages[i].enabled = THP_NEVER;
 		settings.shmem_hugepages[i].enabled = SHMEM_NEVER;
 	}
-	settings.hugepages[pmd].enabled = THP_INHERIT;
-	settings.shmem_hugepages[pmd].enabled = SHMEM_INHERIT;
-	if (psize() < MTHP_SIZE)
-		settings.hugepages[sz2ord(MTHP_SIZE, psize())].enabled = THP_MADVISE;
+	if (pmd_fits()) {
+		settings.hugepages[pmd].enabled = THP_INHERIT;
+		settings.shmem_hugepages[pmd].enabled = SHMEM_INHERIT;
+	}
+	settings.hugepages[MTHP_ORDER].enabled = THP_MADVISE;
 	thp_push_settings(&settings);
 	park_khugepaged(scans);
 }

@@ -71,7 +71,9 @@
 #define DRIFT_SLACK	1024
 #define REPLY_SECONDS	60
 #define TEXT_SIZE	(256 << 10)
-#define MTHP_SIZE	(64UL << 10)
+#define MTHP_ORDER	4
+/* What a step can tell apart; powerpc with 64K pages and 2 MiB huge ones has less. */
+#define MIN_PMD_PAGES	64
 /* Above this (arm64 with 64K pages: 512 MiB) it would take too long. */
 #define MAX_PMD_SIZE	(64UL << 20)
 
@@ -205,7 +207,7 @@ struct situation {
 	const char *name;
 	const char *title;
 	enum kind kind;
-	bool mthp;		/* four folios of 64 KiB, not one of PMD size */
+	bool mthp;		/* four folios of 16 pages, not one of PMD size */
 	struct step steps[MAX_STEPS];
 };
 
@@ -217,7 +219,7 @@ static const struct situation situations[] = {
 		"anon-pte", "THP by PTEs, 1 process", KIND_ANON,
 		.steps = { { OP_MAP, 'A' }, { OP_PTES, 'A' } },
 	}, {
-		"anon-64k", "64 KiB folios, 1 process", KIND_ANON, true,
+		"anon-mthp", "folios of 16 pages, 1 process", KIND_ANON, true,
 		.steps = { { OP_MAP, 'A' } },
 	}, {
 		"anon-pmd-2", "THP by PMDs, 2 processes", KIND_ANON,
@@ -232,7 +234,7 @@ static const struct situation situations[] = {
 		"anon-pte-8", "THP by PTEs, 8 processes", KIND_ANON,
 		.steps = { { OP_MAP, 'A' }, { OP_PTES, 'A' }, { OP_FORK, 'B', 'H' } },
 	}, {
-		"anon-64k-8", "64 KiB folios, 8 processes", KIND_ANON, true,
+		"anon-mthp-8", "folios of 16 pages, 8 processes", KIND_ANON, true,
 		.steps = { { OP_MAP, 'A' }, { OP_FORK, 'B', 'H' } },
 	}, {
 		"anon-mix", "THP by a PMD, and by PTEs of another", KIND_ANON,
@@ -1251,27 +1253,35 @@ static const char *prepare_ksm(void)
 	return NULL;
 }
 
+static bool pmd_fits(void)
+{
+	size_t size = read_pmd_pagesize();
+
+	return size >= MIN_PMD_PAGES * psize() && size <= MAX_PMD_SIZE;
+}
+
 /* Returns why this situation cannot be had, or NULL. */
 static const char *prepare(void)
 {
 	const struct situation *s = now.situation;
-	unsigned long order = sz2ord(MTHP_SIZE, psize());
 
-	now.size = s->mthp ? 4 * MTHP_SIZE : global.pmd_size;
+	now.size = s->mthp ? (4 * psize()) << MTHP_ORDER : global.pmd_size;
 	if (s->kind == KIND_KSM) {
 		now.size = 64 * psize();
 		return prepare_ksm();
 	}
+	if (s->kind == KIND_FILE)
+		return open_file();
+	if (!s->mthp && !pmd_fits() && thp_available())
+		return "a PMD maps too much or too little here";
 	if (s->kind == KIND_HUGETLB)
 		return default_huge_page_size() == global.pmd_size &&
 		       hugetlb_setup_default(2) ? NULL :
 			"no two hugetlb folios of PMD size to be had";
-	if (s->kind == KIND_FILE)
-		return open_file();
 	if (!global.orders)
 		return "no transparent huge pages";
-	if (s->mthp && (psize() >= MTHP_SIZE || !(global.orders & (1UL << order))))
-		return "no 64 KiB folios here";
+	if (s->mthp && !(global.orders & (1UL << MTHP_ORDER)))
+		return "no folios of 16 pages here";
 	return s->kind == KIND_SHMEM ? open_memfd() : NULL;
 }
 
@@ -1287,7 +1297,7 @@ static const char *unfit(void)
 	if (s->kind == KIND_FILE)
 		return nr > 1 ? NULL :
 			"no large folios on that file system, give another with -d DIR";
-	if (nr != (s->mthp ? MTHP_SIZE / psize() : global.pmd_pages))
+	if (nr != (s->mthp ? 1 << MTHP_ORDER : global.pmd_pages))
 		return "no folio of that size to be had";
 	return NULL;
 }
@@ -1659,8 +1669,8 @@ static void setup_memory(void)
 {
 	global.orders = thp_available() ? thp_supported_orders() : 0;
 	global.pmd_size = read_pmd_pagesize();
-	if (!global.pmd_size || global.pmd_size > MAX_PMD_SIZE)
-		global.pmd_size = 2UL << 20;
+	if (!pmd_fits())
+		global.pmd_size = MAX(2UL << 20, MIN_PMD_PAGES * psize());
 	global.pmd_pages = global.pmd_size / psize();
 	setup_arena();
 	truth.max = NR_SLOTS * NR_WORKERS * global.pmd_pages;
@@ -1702,10 +1712,11 @@ static void setup_thp(void)
 		settings.hugepages[i].enabled = THP_NEVER;
 		settings.shmem_hugepages[i].enabled = SHMEM_NEVER;
 	}
-	settings.hugepages[pmd].enabled = THP_INHERIT;
-	settings.shmem_hugepages[pmd].enabled = SHMEM_INHERIT;
-	if (psize() < MTHP_SIZE)
-		settings.hugepages[sz2ord(MTHP_SIZE, psize())].enabled = THP_MADVISE;
+	if (pmd_fits()) {
+		settings.hugepages[pmd].enabled = THP_INHERIT;
+		settings.shmem_hugepages[pmd].enabled = SHMEM_INHERIT;
+	}
+	settings.hugepages[MTHP_ORDER].enabled = THP_MADVISE;
 	thp_push_settings(&settings);
 }
 

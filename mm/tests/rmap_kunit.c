@@ -49,6 +49,9 @@ static int rmap_test_init(struct kunit *test)
 	int err;
 
 	KUNIT_ASSERT_NOT_NULL(test, c);
+	/* Then there is no list of partially mapped folios. */
+	if (IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) && !has_transparent_hugepage())
+		kunit_skip(test, "no huge pages on this machine");
 	start = kunit_vm_mmap(test, NULL, 0, 3 * size, PROT_READ | PROT_WRITE,
 			      MAP_PRIVATE | MAP_ANONYMOUS, 0);
 	KUNIT_ASSERT_NE(test, start, 0);

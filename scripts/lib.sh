@@ -43,6 +43,17 @@ need_tree() {
 	[ -f "$1/Makefile" ] || die "no kernel tree at ${1#"$top"/}" "make apply gets it"
 }
 
+# Adds the fragments that $1, a CONFIG, names to the array fragments.
+add_fragments() {
+	local name
+	for name in ${1//+/ }; do
+		[ "$name" != guest ] || continue	# the default, of every guest
+		[ -f "$top/configs/$name.config" ] ||
+			die "unknown CONFIG=$name" "CONFIG=debug, or a fragment of your own in configs/"
+		fragments+=("$name")
+	done
+}
+
 # Is the configuration in folder $1 as $2 asks, NAME=VALUE? What is not there is n.
 configured() {
 	case $2 in

@@ -680,7 +680,7 @@ static int op_exit(struct command *c, int arg)
 enum special {
 	ORDINARY,
 	FORK,
-	EXIT,
+	EXIT,		/* from here on, allocations do not fail */
 	EXEC,
 };
 
@@ -863,7 +863,7 @@ static void draw(unsigned int nr, struct command *c)
 	draw_range(&state, c);
 	for (i = 0; i < ARRAY_SIZE(c->arg); i++)
 		c->arg[i] = rnd(&state, 1U << 30);
-	if (opt.fail && ops[c->op].special != EXEC && rnd(&state, 2))
+	if (opt.fail && ops[c->op].special < EXIT && rnd(&state, 2))
 		c->fail = 1 + rnd(&state, 1U << rnd(&state, 10));
 }
 
@@ -1348,7 +1348,7 @@ static void print_history(const struct folio *folio)
 	unsigned int i = master.nr_history > 24 ? master.nr_history - 24 : 0;
 
 	ksft_print_msg("  last commands%s:\n",
-		       folio ? " (* where the folio is mapped now; forks and exits)" : "");
+		       folio ? " (* where the folio is mapped now; forks, exits, execs)" : "");
 	for (; i < master.nr_history; i++)
 		print_command(&master.history[i],
 			      folio && concerns(&master.history[i], folio) ? "*" : " ");

@@ -1573,46 +1573,55 @@ static bool join_cgroup(const char *path)
 	return write_text(file, pid);
 }
 
-/* A cgroup of our own, for its statistics alone. Works without, too. */
-static void setup_cgroup(void)
+/* Back to where we come from */
+static void leave_cgroup(void)
+{
+	if (!global.cgroup[0])
+		return;
+	join_cgroup(global.home);
+	rmdir(global.cgroup);
+	global.cgroup[0] = '\0';
+}
+
+static bool make_cgroup(void)
 {
 	char *line, *text = global.text, stat[128];
 
 	if (!read_text("/proc/self/cgroup"))
-		return;
+		return false;
 	while ((line = next_line(&text)))
 		if (!strncmp(line, "0::", 3))
 			snprintf(global.home, sizeof(global.home), CGROUPFS "%s", line + 3);
 	/* Empty, it reads as nothing. */
 	if (!read_text(CGROUPFS "/cgroup.subtree_control") || !strstr(global.text, "memory"))
 		global.controls = write_text(CGROUPFS "/cgroup.subtree_control", "+memory");
-	snprintf(global.cgroup, sizeof(global.cgroup), CGROUPFS "/folio_stats.%d", getpid());
 	snprintf(stat, sizeof(stat), "%s/memory.stat", global.cgroup);
-	if (mkdir(global.cgroup, 0755) || access(stat, R_OK) || !join_cgroup(global.cgroup)) {
-		rmdir(global.cgroup);
-		global.cgroup[0] = '\0';
-	}
+	return !mkdir(global.cgroup, 0755) && !access(stat, R_OK) && join_cgroup(global.cgroup);
 }
 
 /*
- * What we have of our own was charged to the cgroup that we come from, and would
- * be charged to the new one when it is copied, after some fork(). So copy all of
- * it now: as long as there is a child, that is what writing does.
+ * A cgroup of our own, for its statistics alone. Works without, too. What we have
+ * so far is charged to the cgroup that we come from, and a copy of it, made when we
+ * write after some fork(), would be charged to the new one: so begin again there.
  */
-static void settle(void)
+static void setup_cgroup(char **argv)
 {
-	pid_t pid = fork();
+	const char *home = getenv("FOLIO_STATS_HOME");
 
-	if (pid < 0)
-		ksft_exit_fail_perror("fork");
-	if (!pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		for (;;)
-			pause();
+	snprintf(global.cgroup, sizeof(global.cgroup), CGROUPFS "/folio_stats.%d", getpid());
+	if (home) {
+		global.controls = home[0] == '+';
+		snprintf(global.home, sizeof(global.home), "%s", home + 1);
+		unsetenv("FOLIO_STATS_HOME");
+		return;
 	}
-	prefault();
-	kill(pid, SIGKILL);
-	waitpid(pid, NULL, 0);
+	if (make_cgroup()) {
+		snprintf(global.text, TEXT_SIZE, "%c%s", global.controls ? '+' : '=',
+			 global.home);
+		setenv("FOLIO_STATS_HOME", global.text, 1);
+		execv("/proc/self/exe", argv);
+	}
+	leave_cgroup();
 }
 
 /* Leaves the machine as it was, however we end. */
@@ -1629,10 +1638,7 @@ static void restore(void)
 		}
 	}
 	restore_ksm();
-	if (global.cgroup[0]) {
-		join_cgroup(global.home);
-		rmdir(global.cgroup);
-	}
+	leave_cgroup();
 	if (global.controls)
 		write_text(CGROUPFS "/cgroup.subtree_control", "-memory");
 }
@@ -1836,23 +1842,23 @@ static void parse_options(int argc, char **argv)
 int main(int argc, char **argv)
 {
 	parse_options(argc, argv);
+	setup_memory();
+	setup_cgroup(argv);
+	global.pid = getpid();
+	atexit(restore);
 	if (!opt.command)
 		ksft_print_header();
 	setup_kernel();
-	global.pid = getpid();
-	atexit(restore);
-	setup_memory();
 	setup_workers();
-	setup_cgroup();
 	if (opt.command) {
-		settle();
+		prefault();
 		run_command();
 	}
 	setup_thp();
 	ksft_set_plan(plan());
 	ksft_print_msg("counts of mappings: %s%s\n", kernels[opt.kernel].text,
 		       global.cgroup[0] ? "" : "; no cgroup to be had");
-	settle();
+	prefault();
 	play_all();
 	ksft_finished();
 }

@@ -30,7 +30,7 @@ series: apply	## write the series for mailing to build/series
 clean:		## remove all below build/ but the downloads
 
 # LINUX=<tree>       a git tree or unpacked tree of Linux 7.3.y (default: from Debian)
-# ARCH=<arch>        x86_64 (default), i386, arm64, s390x, um; kunit: ppc64le, riscv64 too
+# ARCH=<arch>        x86_64 (default), i386, arm64, s390x, um; kunit: ppc64, ppc64le, riscv64 too
 # CONFIG=<names>     fragments in configs/: debug, faults, kcsan, llvm, rt, 64k; a+b: both
 # TESTS=<names>      the selftests to run, the cases of cross (default: all)
 # QUICK=1            check: leave out the long selftests; bench: fewer boots

@@ -219,18 +219,24 @@ static void new_folio(struct kunit *test, unsigned int order)
 	KUNIT_ASSERT_EQ(test, mm_nr_writable(c, 0), c->nr);
 }
 
-static const unsigned int orders[] = { 2, 4, HPAGE_PMD_ORDER };
+/* 0 stands for HPAGE_PMD_ORDER: where the MMU is chosen at boot, it is no constant. */
+static const unsigned int orders[] = { 2, 4, 0 };
 
-static void order_desc(const unsigned int *order, char *desc)
+static unsigned int order_of(const unsigned int *param)
 {
-	snprintf(desc, KUNIT_PARAM_DESC_SIZE, "order %u", *order);
+	return *param ?: HPAGE_PMD_ORDER;
+}
+
+static void order_desc(const unsigned int *param, char *desc)
+{
+	snprintf(desc, KUNIT_PARAM_DESC_SIZE, "order %u", order_of(param));
 }
 
 KUNIT_ARRAY_PARAM(orders, orders, order_desc);
 
 static struct cow_ctx *folio_of_param(struct kunit *test)
 {
-	new_folio(test, *(const unsigned int *)test->param_value);
+	new_folio(test, order_of(test->param_value));
 	return test->priv;
 }
 

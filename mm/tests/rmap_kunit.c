@@ -158,18 +158,28 @@ static void skip_if_checked(struct kunit *test)
 		kunit_skip(test, "folio_mapcounts_check would report it");
 }
 
-static const unsigned int orders[] = { 1, 2, 3, 4, 7, TEST_MAX_ORDER };
+/* 0 stands for TEST_MAX_ORDER: where the MMU is chosen at boot, it is no constant. */
+static const unsigned int orders[] = { 1, 2, 3, 4, 7, 0 };
 
-static void order_desc(const unsigned int *order, char *desc)
+static unsigned int order_of(const unsigned int *param)
 {
-	snprintf(desc, KUNIT_PARAM_DESC_SIZE, "order %u", *order);
+	return *param ?: TEST_MAX_ORDER;
+}
+
+static void order_desc(const unsigned int *param, char *desc)
+{
+	snprintf(desc, KUNIT_PARAM_DESC_SIZE, "order %u", order_of(param));
 }
 
 KUNIT_ARRAY_PARAM(orders, orders, order_desc);
 
 static unsigned int test_order(struct kunit *test)
 {
-	return *(const unsigned int *)test->param_value;
+	const unsigned int order = order_of(test->param_value);
+
+	if (order > TEST_MAX_ORDER)
+		kunit_skip(test, "larger than what a PMD maps");
+	return order;
 }
 
 /* The word is there, aligned, and 0 on every new folio, again and again. */
@@ -623,12 +633,12 @@ static void do_account_op(struct rmap_ctx *c, enum account_op op, int first, int
 	folio_unlock(c->folio);
 }
 
-#define ALL	BIT(TEST_MAX_ORDER)
+#define ALL	(-1)
 
 static const struct account_step {
 	enum account_op op;
 	int first, nr;
-	long pages, by_pmd;	/* what is to be counted afterwards */
+	int pages, by_pmd;	/* what is to be counted afterwards */
 } account_steps[] = {
 	{ NEW,		0, 0,		ALL, ALL },
 	{ SPLIT_PMD,	0, ALL,		ALL, 0 },
@@ -653,6 +663,11 @@ static const struct account_step {
 	{ REMOVE,	0, 16,		0, 0 },
 };
 
+static int step_pages(int nr)
+{
+	return nr == ALL ? 1 << TEST_MAX_ORDER : nr;
+}
+
 /* Take all steps. Return: the first after which the counters are wrong, or -1. */
 static int wrong_step(struct rmap_ctx *c, const struct account_kind *kind,
 		      struct mapped *wrong)
@@ -670,11 +685,12 @@ static int wrong_step(struct rmap_ctx *c, const struct account_kind *kind,
 		if (kind->anon && s->op == NEW)
 			do_anon_op(c, NEW, 0, 0);
 		else
-			do_account_op(c, s->op, s->first, s->nr);
+			do_account_op(c, s->op, s->first, step_pages(s->nr));
 		m = read_mapped(kind, c->folio);
 		m.pages -= start.pages;
 		m.by_pmd -= start.by_pmd;
-		if (found < 0 && (m.pages != s->pages || m.by_pmd != s->by_pmd)) {
+		if (found < 0 && (m.pages != step_pages(s->pages) ||
+				  m.by_pmd != step_pages(s->by_pmd))) {
 			*wrong = m;
 			found = i;
 		}
@@ -695,15 +711,18 @@ static void test_account(struct kunit *test)
 
 	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
 		kunit_skip(test, "needs PMD mappings");
+	if (TEST_MAX_ORDER < 6)
+		kunit_skip(test, "a PMD maps too little for these steps");
 	for (tries = 0; tries < 10 && step >= 0; tries++) {
 		new_folio(test, TEST_MAX_ORDER);
 		step = wrong_step(c, kind, &wrong);
 		free_folio(test);
 	}
 	if (step >= 0)
-		KUNIT_FAIL(test, "after step %d: %ld pages, by PMD %ld; expected %ld, %ld\n",
+		KUNIT_FAIL(test, "after step %d: %ld pages, by PMD %ld; expected %d, %d\n",
 			   step, wrong.pages, wrong.by_pmd,
-			   account_steps[step].pages, account_steps[step].by_pmd);
+			   step_pages(account_steps[step].pages),
+			   step_pages(account_steps[step].by_pmd));
 }
 
 static void check_queued(struct kunit *test, bool queued, int line)
@@ -1638,11 +1657,13 @@ static void test_counts_migration(struct kunit *test)
  */
 #define UNIT_PAGES	(HPAGE_PMD_NR > 512 ? HPAGE_PMD_NR / 512 : 1)
 #define NR_UNITS	(HPAGE_PMD_NR / UNIT_PAGES)
+#define HALF		(-2)
+#define LAST		(-1)
 
 static const struct referenced_case {
 	const char *desc;
-	unsigned int first[2];	/* where each MM unmaps pages, in units, */
-	unsigned int nr[2];	/* and how many */
+	int first[2];		/* where each MM unmaps pages, in units, */
+	int nr[2];		/* and how many */
 	int advice;		/* for the VMA of the child */
 	bool locked;		/* so is this VMA */
 	bool entire;		/* a third MM maps the folio by a PMD */
@@ -1650,7 +1671,7 @@ static const struct referenced_case {
 } referenced_table[] = {
 	{
 		.desc = "the same half",
-		.nr = { NR_UNITS / 2, NR_UNITS / 2 },
+		.nr = { HALF, HALF },
 		.partial = true,
 	}, {
 		.desc = "the first unit, and one of them more",
@@ -1663,7 +1684,7 @@ static const struct referenced_case {
 		.partial = true,
 	}, {
 		.desc = "the last unit",
-		.first = { NR_UNITS - 1, NR_UNITS - 1 },
+		.first = { LAST, LAST },
 		.nr = { 1, 1 },
 		.partial = true,
 	}, {
@@ -1672,38 +1693,47 @@ static const struct referenced_case {
 		.nr = { 10, 50 },
 	}, {
 		.desc = "the other half",
-		.first = { 0, NR_UNITS / 2 },
-		.nr = { NR_UNITS / 2, NR_UNITS / 2 },
+		.first = { 0, HALF },
+		.nr = { HALF, HALF },
 	}, {
 		.desc = "a half, of one",
-		.nr = { NR_UNITS / 2, 0 },
+		.nr = { HALF, 0 },
 	}, {
 		.desc = "the same half, a third has a PMD",
-		.nr = { NR_UNITS / 2, NR_UNITS / 2 },
+		.nr = { HALF, HALF },
 		.entire = true,
 	}, {
 		.desc = "the same half, one VMA is skipped",
-		.nr = { NR_UNITS / 2, NR_UNITS / 2 },
+		.nr = { HALF, HALF },
 		.advice = MADV_SEQUENTIAL,
 	}, {
 		.desc = "the same half, one VMA is mlocked",
-		.nr = { NR_UNITS / 2, NR_UNITS / 2 },
+		.nr = { HALF, HALF },
 		.locked = true,
 	},
 };
 
 KUNIT_ARRAY_PARAM_DESC(referenced, referenced_table, desc);
 
+static unsigned long units_size(int units)
+{
+	if (units == HALF)
+		units = NR_UNITS / 2;
+	else if (units == LAST)
+		units = NR_UNITS - 1;
+	return units * UNIT_PAGES * PAGE_SIZE;
+}
+
 static void unmap_case(struct kunit *test, struct mm_struct *mm, int i)
 {
 	const struct referenced_case *t = test->param_value;
 	struct rmap_ctx *c = test->priv;
-	const unsigned long addr = c->addr + t->first[i] * UNIT_PAGES * PAGE_SIZE;
+	const unsigned long addr = c->addr + units_size(t->first[i]);
 
 	if (!t->nr[i])
 		return;
 	mmap_read_lock(mm);
-	zap_vma_range(vma_lookup(mm, addr), addr, t->nr[i] * UNIT_PAGES * PAGE_SIZE);
+	zap_vma_range(vma_lookup(mm, addr), addr, units_size(t->nr[i]));
 	mmap_read_unlock(mm);
 }
 
@@ -1711,11 +1741,14 @@ static void test_referenced(struct kunit *test)
 {
 	const struct referenced_case *t = test->param_value;
 	struct mm_struct *child, *third = NULL;
-	struct folio *folio = fault_thp(test);
 	struct rmap_ctx *c = test->priv;
 	vma_flags_t vma_flags;
+	struct folio *folio;
 	bool partial;
 
+	if (NR_UNITS < 256)
+		kunit_skip(test, "a PMD maps too little for these ranges");
+	folio = fault_thp(test);
 	if (t->entire)
 		third = fork_mm(test);
 	split_pmd(c);

@@ -297,22 +297,24 @@ static void test_tree(struct kunit *test)
 	int o, i;
 
 	for (o = 0; o < ARRAY_SIZE(orders); o++) {
-		new_folio(test, orders[o]);
+		const unsigned int order = order_of(&orders[o]);
+
+		new_folio(test, order);
 		grow_tree(test, tree->steps);
 		for (page = c->nr / 2; page < c->nr; page += max(c->nr / 4, 1)) {
 			mm_write(test, tree->writer, page);
 			KUNIT_EXPECT_EQ_MSG(test, !tree->shared,
 					    mm_maps(c, tree->writer, page),
-					    "order %u, page %lu", orders[o], page);
+					    "order %u, page %lu", order, page);
 			KUNIT_EXPECT_EQ_MSG(test, tree->shared ? 0 : c->nr,
 					    mm_nr_writable(c, tree->writer),
-					    "order %u, page %lu", orders[o], page);
+					    "order %u, page %lu", order, page);
 		}
 		/* It is adopted, and known to be shared no more. */
 		KUNIT_EXPECT_EQ_MSG(test, !tree->shared,
 				    folio_is_creator(c->folio, c->mms[tree->writer]) &&
 				    !folio_maybe_mapped_shared(c->folio),
-				    "order %u", orders[o]);
+				    "order %u", order);
 		for (i = 0; i < NR_MMS; i++) {
 			if (i && i != tree->writer && c->mms[i])
 				KUNIT_EXPECT_TRUE(test, mm_maps(c, i, 0));

@@ -792,6 +792,10 @@ static void gup_body(struct kunit *test)
 		put_page(page);
 	}
 
+	/* follow_pfn_pte() makes it young by set_pte_at(), at which powerpc warns. */
+	if (IS_ENABLED(CONFIG_PPC) && !c->ins->normal && !refused)
+		return;
+
 	EXPECT(test, pin(c, 0, 0, &page), c->ins->normal ? 1 : error);
 	if (c->ins->normal)
 		EXPECT_PTR(test, page, c->pages[0]);
@@ -1163,14 +1167,19 @@ static void test_pfn_pmd(struct kunit *test)
 	if (HAS_PMD_SPECIAL || !IS_ENABLED(CONFIG_HAVE_GUP_FAST))
 		KUNIT_EXPECT_EQ(test, -EFAULT, pin(c, 1, 0, &page));
 
-	/* fork() copies it, if it knows that it is special. */
-	child = fork_mm(test);
-	pmd = get_pmd(child, c->addr);
-	KUNIT_EXPECT_EQ(test, pmd_none(pmd), !HAS_PMD_SPECIAL);
-	if (!pmd_none(pmd))
-		KUNIT_EXPECT_EQ(test, pmd_pfn(pmd), folio_pfn(folio));
-	expect_pmd_counts(test, 0);
-	mmput(child);
+	/*
+	 * fork() copies it, if it knows that it is special. Not tried where each PMD
+	 * has a page table in store: fork() does not deposit any, and exit oopses.
+	 */
+	if (!arch_needs_pgtable_deposit()) {
+		child = fork_mm(test);
+		pmd = get_pmd(child, c->addr);
+		KUNIT_EXPECT_EQ(test, pmd_none(pmd), !HAS_PMD_SPECIAL);
+		if (!pmd_none(pmd))
+			KUNIT_EXPECT_EQ(test, pmd_pfn(pmd), folio_pfn(folio));
+		expect_pmd_counts(test, 0);
+		mmput(child);
+	}
 
 	/* There is nothing in between: without a part, all of it goes. */
 	KUNIT_EXPECT_EQ(test, 0, vm_munmap(c->addr, PAGE_SIZE));

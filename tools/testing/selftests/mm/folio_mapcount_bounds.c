@@ -190,6 +190,23 @@ TEST_F(bounds, fork_ptes)
 	EXPECT_EQ(b->mem[b->size - 1], 2);
 }
 
+/* One PTE, all that is left of the folio here. */
+TEST_F(bounds, fork_one_pte)
+{
+	struct bounds *b = &self->b;
+
+	if (!map_anon(b))
+		SKIP(return, "no THP");
+	split_pmd(b);
+	EXPECT_EQ(fork_children(b, 3), 3);
+	ASSERT_EQ(munmap(b->mem + psize(), b->size - psize()), 0);
+	ASSERT_EQ(write_sysfs(PTES_MAX, 3 * b->nr + 1), 0);
+	EXPECT_EQ(fork_children(b, 1), 0);
+	EXPECT_EQ(errno, ENOMEM);
+	ASSERT_EQ(write_sysfs(PTES_MAX, 3 * b->nr + 2), 0);
+	EXPECT_EQ(fork_children(b, 1), 1);
+}
+
 /* PMDs: where there are too many, fork() succeeds, and the PMD is split. */
 TEST_F(bounds, fork_pmds)
 {
@@ -319,7 +336,9 @@ TEST_F(bounds, swap_in)
 {
 	struct bounds *b = &self->b;
 	const size_t size = 16 * psize();
-	int pagemap = open("/proc/self/pagemap", O_RDONLY), err;
+	int pagemap = open("/proc/self/pagemap", O_RDONLY);
+	int kpageflags = open("/proc/kpageflags", O_RDONLY), err;
+	uint64_t flags = 0;
 	struct thp_settings settings = *thp_current_settings();
 
 	settings.hugepages[sz2ord(size, psize())].enabled = THP_MADVISE;
@@ -337,38 +356,77 @@ TEST_F(bounds, swap_in)
 	ASSERT_EQ(write_sysfs(PTES_MAX, b->ptes_max), 0);
 	EXPECT_EQ(madvise(b->mem, size, MADV_POPULATE_READ), 0);
 	EXPECT_EQ(b->mem[size - 1], 1);
-	if (!err)
+	pageflags_get(pagemap_get_pfn(pagemap, b->mem), kpageflags, &flags);
+	if (!err && !(flags & KPF_THP))
 		SKIP(return, "swapped in by small folios");
 	EXPECT_EQ(err, EFAULT);
+}
+
+/*
+ * Map the first page of a hugetlb file as often as the bound, which is set to that,
+ * allows. Return: the last mapping, which has failed, or NULL: there are too few
+ * hugetlb pages.
+ */
+static char *map_hugetlb(struct __test_metadata *_metadata, struct bounds *b,
+			 unsigned long *nr, int *fd)
+{
+	const size_t size = default_huge_page_size();
+	/* 32 bits of address have not room for many. */
+	const unsigned long most = size ? -1UL / 4 / size : 0;
+	unsigned long i;
+	char *map;
+
+	*nr = 4 * b->nr < most ? 4 * b->nr : most;
+	*fd = size ? memfd_create("bounds", MFD_HUGETLB) : -1;
+	if (*fd < 0 || hugetlb_free_pages(size) < 2 || ftruncate(*fd, 2 * size))
+		return NULL;
+	EXPECT_EQ(write_sysfs(PTES_MAX, *nr), 0);
+	for (i = 0; i <= *nr; i++) {
+		map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
+		EXPECT_NE(map, MAP_FAILED);
+		if (madvise(map, size, MADV_POPULATE_READ))
+			break;
+	}
+	EXPECT_EQ(i, *nr);
+	EXPECT_EQ(errno, EFAULT);
+	return map;
 }
 
 /* A hugetlb mapping counts one. */
 TEST_F(bounds, hugetlb)
 {
+	unsigned long nr;
+	int fd;
+	char *map = map_hugetlb(_metadata, &self->b, &nr, &fd);
+
+	if (!map)
+		SKIP(return, "no hugetlb pages");
+	EXPECT_EQ(signal_of_read(map), SIGBUS);
+	ASSERT_EQ(write_sysfs(PTES_MAX, nr + 1), 0);
+	EXPECT_EQ(madvise(map, default_huge_page_size(), MADV_POPULATE_READ), 0);
+}
+
+/* fork() copies the entry of a private mapping in which something was written. */
+TEST_F(bounds, fork_hugetlb)
+{
 	struct bounds *b = &self->b;
 	const size_t size = default_huge_page_size();
-	/* 32 bits of address have not room for many. */
-	const unsigned long most = size ? -1UL / 4 / size : 0;
-	const unsigned long nr = 4 * b->nr < most ? 4 * b->nr : most;
-	unsigned long i;
+	unsigned long nr;
 	char *map;
 	int fd;
 
-	fd = size ? memfd_create("bounds", MFD_HUGETLB) : -1;
-	if (fd < 0 || !hugetlb_free_pages(size) || ftruncate(fd, size))
-		SKIP(return, "no hugetlb page");
-	ASSERT_EQ(write_sysfs(PTES_MAX, nr), 0);
-	for (i = 0; i <= nr; i++) {
-		map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-		ASSERT_NE(map, MAP_FAILED);
-		if (madvise(map, size, MADV_POPULATE_READ))
-			break;
-	}
-	EXPECT_EQ(i, nr);
-	EXPECT_EQ(errno, EFAULT);
-	EXPECT_EQ(signal_of_read(map), SIGBUS);
+	if (!map_hugetlb(_metadata, b, &nr, &fd))
+		SKIP(return, "no hugetlb pages");
+	map = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+	if (map == MAP_FAILED)
+		SKIP(return, "no hugetlb pages");
 	ASSERT_EQ(write_sysfs(PTES_MAX, nr + 1), 0);
-	EXPECT_EQ(madvise(map, size, MADV_POPULATE_READ), 0);
+	ASSERT_EQ(madvise(map, size, MADV_POPULATE_READ), 0);
+	ASSERT_EQ(madvise(map + size, size, MADV_POPULATE_WRITE), 0);
+	EXPECT_EQ(fork_children(b, 1), 0);
+	EXPECT_EQ(errno, ENOMEM);
+	ASSERT_EQ(write_sysfs(PTES_MAX, nr + 2), 0);
+	EXPECT_EQ(fork_children(b, 1), 1);
 }
 
 TEST_HARNESS_MAIN

@@ -1216,6 +1216,42 @@ static void test_folio_pmd(struct kunit *test)
 	expect_pmd_counts(test, 0);
 	KUNIT_EXPECT_EQ(test, 0, vm_munmap(c->addr, HPAGE_PMD_SIZE));
 }
+
+static vm_fault_t insert_folio_pmd(struct pfnmap_ctx *c, struct folio *folio)
+{
+	vm_fault_t ret;
+
+	mmap_read_lock(c->mm);
+	ret = insert_pmd(vma_lookup(c->mm, c->addr), c->addr, folio, true);
+	mmap_read_unlock(c->mm);
+	return ret;
+}
+
+/* A PMD for which the word has no room is for the caller to replace, by PTEs. */
+static void test_pmd_bound(struct kunit *test)
+{
+	static const struct insertion plain = {};
+	const u64 others = FOLIO_MAPCOUNTS_ENTIRE_MAX * FOLIO_MAPCOUNTS_ENTIRE;
+	struct pfnmap_ctx *c = test->priv;
+	struct folio *folio;
+
+	if (folio_mapcounts_check_enabled())
+		kunit_skip(test, "folio_mapcounts_check would report it");
+	open_driver(test, &plain);
+	folio = map_pmd(test, true);
+	KUNIT_EXPECT_EQ(test, 0, do_madvise(c->mm, c->addr, HPAGE_PMD_SIZE, MADV_DONTNEED));
+	expect_pmd_counts(test, 0);
+
+	atomic64_add(others, &folio->_mapcounts);
+	KUNIT_EXPECT_TRUE(test, insert_folio_pmd(c, folio) == VM_FAULT_FALLBACK);
+	KUNIT_EXPECT_TRUE(test, pmd_none(get_pmd(c->mm, c->addr)));
+	atomic64_sub(others, &folio->_mapcounts);
+	expect_pmd_counts(test, 0);
+
+	KUNIT_EXPECT_TRUE(test, insert_folio_pmd(c, folio) == VM_FAULT_NOPAGE);
+	expect_pmd_counts(test, 1);
+	KUNIT_EXPECT_EQ(test, 0, vm_munmap(c->addr, HPAGE_PMD_SIZE));
+}
 #endif /* CONFIG_TRANSPARENT_HUGEPAGE */
 
 static struct kunit_case pfnmap_test_cases[] = {
@@ -1232,6 +1268,7 @@ static struct kunit_case pfnmap_test_cases[] = {
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 	KUNIT_CASE(test_pfn_pmd),
 	KUNIT_CASE(test_folio_pmd),
+	KUNIT_CASE(test_pmd_bound),
 #endif
 	{}
 };

@@ -1090,8 +1090,8 @@ static struct page *normal_page_pmd(const struct pfnmap_ctx *c)
 	return page;
 }
 
-static vm_fault_t insert_pmd(struct vm_area_struct *vma, unsigned long addr,
-			     struct folio *folio, bool by_folio)
+static vm_fault_t __insert_pmd(struct vm_area_struct *vma, unsigned long addr,
+			       struct folio *folio, bool by_folio)
 {
 	struct vm_fault vmf = {
 		.vma = vma,
@@ -1106,12 +1106,21 @@ static vm_fault_t insert_pmd(struct vm_area_struct *vma, unsigned long addr,
 	return vmf_insert_pfn_pmd(&vmf, folio_pfn(folio), false);
 }
 
+static vm_fault_t insert_pmd(struct pfnmap_ctx *c, struct folio *folio, bool by_folio)
+{
+	vm_fault_t ret;
+
+	mmap_read_lock(c->mm);
+	ret = __insert_pmd(vma_lookup(c->mm, c->addr), c->addr, folio, by_folio);
+	mmap_read_unlock(c->mm);
+	return ret;
+}
+
 /* Have a PMD map a compound page, which has no other references than ours. */
 static struct folio *map_pmd(struct kunit *test, bool by_folio)
 {
 	struct pfnmap_ctx *c = test->priv;
 	struct page *page;
-	vm_fault_t ret;
 
 	if (!has_transparent_hugepage())
 		kunit_skip(test, "no huge pages on this machine");
@@ -1125,10 +1134,7 @@ static struct folio *map_pmd(struct kunit *test, bool by_folio)
 
 	map_all(test, 2 * HPAGE_PMD_SIZE);
 	c->addr = ALIGN(c->addr, HPAGE_PMD_SIZE);
-	mmap_read_lock(c->mm);
-	ret = insert_pmd(vma_lookup(c->mm, c->addr), c->addr, page_folio(page), by_folio);
-	mmap_read_unlock(c->mm);
-	KUNIT_ASSERT_TRUE(test, ret == VM_FAULT_NOPAGE);
+	KUNIT_ASSERT_TRUE(test, insert_pmd(c, page_folio(page), by_folio) == VM_FAULT_NOPAGE);
 	KUNIT_ASSERT_TRUE(test, pmd_leaf(get_pmd(c->mm, c->addr)));
 	return page_folio(page);
 }
@@ -1217,16 +1223,6 @@ static void test_folio_pmd(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0, vm_munmap(c->addr, HPAGE_PMD_SIZE));
 }
 
-static vm_fault_t insert_folio_pmd(struct pfnmap_ctx *c, struct folio *folio)
-{
-	vm_fault_t ret;
-
-	mmap_read_lock(c->mm);
-	ret = insert_pmd(vma_lookup(c->mm, c->addr), c->addr, folio, true);
-	mmap_read_unlock(c->mm);
-	return ret;
-}
-
 /* A PMD for which the word has no room is for the caller to replace, by PTEs. */
 static void test_pmd_bound(struct kunit *test)
 {
@@ -1243,12 +1239,12 @@ static void test_pmd_bound(struct kunit *test)
 	expect_pmd_counts(test, 0);
 
 	atomic64_add(others, &folio->_mapcounts);
-	KUNIT_EXPECT_TRUE(test, insert_folio_pmd(c, folio) == VM_FAULT_FALLBACK);
+	KUNIT_EXPECT_TRUE(test, insert_pmd(c, folio, true) == VM_FAULT_FALLBACK);
 	KUNIT_EXPECT_TRUE(test, pmd_none(get_pmd(c->mm, c->addr)));
 	atomic64_sub(others, &folio->_mapcounts);
 	expect_pmd_counts(test, 0);
 
-	KUNIT_EXPECT_TRUE(test, insert_folio_pmd(c, folio) == VM_FAULT_NOPAGE);
+	KUNIT_EXPECT_TRUE(test, insert_pmd(c, folio, true) == VM_FAULT_NOPAGE);
 	expect_pmd_counts(test, 1);
 	KUNIT_EXPECT_EQ(test, 0, vm_munmap(c->addr, HPAGE_PMD_SIZE));
 }

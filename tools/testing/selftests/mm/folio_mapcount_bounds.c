@@ -363,9 +363,9 @@ TEST_F(bounds, swap_in)
 }
 
 /*
- * Map the first page of a hugetlb file as often as the bound, which is set to that,
- * allows. Return: the last mapping, which has failed, or NULL: there are too few
- * hugetlb pages.
+ * Map the first page of a hugetlb file of two as often as the bound, which is set to
+ * that, allows. Return: the last mapping, which has failed, or NULL: there is no
+ * hugetlb page.
  */
 static char *map_hugetlb(struct __test_metadata *_metadata, struct bounds *b,
 			 unsigned long *nr, int *fd)
@@ -378,12 +378,12 @@ static char *map_hugetlb(struct __test_metadata *_metadata, struct bounds *b,
 
 	*nr = 4 * b->nr < most ? 4 * b->nr : most;
 	*fd = size ? memfd_create("bounds", MFD_HUGETLB) : -1;
-	if (*fd < 0 || hugetlb_free_pages(size) < 2 || ftruncate(*fd, 2 * size))
+	if (*fd < 0 || !hugetlb_free_pages(size) || ftruncate(*fd, 2 * size))
 		return NULL;
-	EXPECT_EQ(write_sysfs(PTES_MAX, *nr), 0);
+	ASSERT_EQ(write_sysfs(PTES_MAX, *nr), 0);
 	for (i = 0; i <= *nr; i++) {
 		map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
-		EXPECT_NE(map, MAP_FAILED);
+		ASSERT_NE(map, MAP_FAILED);
 		if (madvise(map, size, MADV_POPULATE_READ))
 			break;
 	}
@@ -400,7 +400,7 @@ TEST_F(bounds, hugetlb)
 	char *map = map_hugetlb(_metadata, &self->b, &nr, &fd);
 
 	if (!map)
-		SKIP(return, "no hugetlb pages");
+		SKIP(return, "no hugetlb page");
 	EXPECT_EQ(signal_of_read(map), SIGBUS);
 	ASSERT_EQ(write_sysfs(PTES_MAX, nr + 1), 0);
 	EXPECT_EQ(madvise(map, default_huge_page_size(), MADV_POPULATE_READ), 0);
@@ -416,10 +416,10 @@ TEST_F(bounds, fork_hugetlb)
 	int fd;
 
 	if (!map_hugetlb(_metadata, b, &nr, &fd))
-		SKIP(return, "no hugetlb pages");
+		SKIP(return, "no hugetlb page");
 	map = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
 	if (map == MAP_FAILED)
-		SKIP(return, "no hugetlb pages");
+		SKIP(return, "too few hugetlb pages");
 	ASSERT_EQ(write_sysfs(PTES_MAX, nr + 1), 0);
 	ASSERT_EQ(madvise(map, size, MADV_POPULATE_READ), 0);
 	ASSERT_EQ(madvise(map + size, size, MADV_POPULATE_WRITE), 0);

@@ -36,8 +36,8 @@
 #define THP		"/sys/kernel/mm/transparent_hugepage/"
 
 enum op {
-	FAULT, SMAPS, FORK, EXIT, WRITE_AFTER_CHILD, WRITE_AFTER_PARENT, CHILD_MUNMAP,
-	DONTNEED, MUNMAP, FILE_FAULT, FILE_SMAPS, FILE_MUNMAP, EXEC, JOB, NR_OPS
+	FAULT, SMAPS, FORK, EXIT, WRITE_AFTER_CHILD, WRITE_ONE, WRITE_EIGHT,
+	WRITE_AFTER_PARENT, CHILD_MUNMAP, DONTNEED, MUNMAP, FILE_FAULT, FILE_SMAPS, FILE_MUNMAP, EXEC, JOB, NR_OPS
 };
 
 static const char *const op_names[NR_OPS] = {
@@ -46,6 +46,8 @@ static const char *const op_names[NR_OPS] = {
 	[FORK]			= "fork",
 	[EXIT]			= "child_exit",
 	[WRITE_AFTER_CHILD]	= "write_after_child_exit",
+	[WRITE_ONE]		= "write_one_page_of_each_folio",
+	[WRITE_EIGHT]		= "write_every_eighth_of_each_folio",
 	[WRITE_AFTER_PARENT]	= "write_after_parent_exit",
 	[CHILD_MUNMAP]		= "munmap_in_child",
 	[DONTNEED]		= "dontneed",
@@ -313,6 +315,18 @@ static void fork_and_exit(int round)
 	end(EXIT, round, start);
 }
 
+/* A child that exits at once leaves all entries read-only. */
+static void write_protect(void)
+{
+	const pid_t pid = fork();
+
+	if (pid < 0)
+		die("fork");
+	if (!pid)
+		_exit(0);
+	wait_for(pid);
+}
+
 static void fork_and_munmap(char *mem, int round)
 {
 	pid_t pid = fork();
@@ -357,6 +371,10 @@ static void anon_round(const struct layout *l, int round)
 	MEASURE(SMAPS, round, read_smaps());
 	fork_and_exit(round);
 	MEASURE(WRITE_AFTER_CHILD, round, touch(mem, 4 * KIB));
+	write_protect();
+	MEASURE(WRITE_ONE, round, touch(mem, l->kib * KIB));
+	write_protect();
+	MEASURE(WRITE_EIGHT, round, touch(mem, l->kib < 32 ? 4 * KIB : l->kib * KIB / 8));
 	fork_and_munmap(mem, round);
 	MEASURE(DONTNEED, round, madvise(mem, bytes, MADV_DONTNEED));
 	munmap(mem, bytes);

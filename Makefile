@@ -21,6 +21,7 @@ redis: apply	## what a BGSAVE of redis costs, base beside patched
 stress: apply	## processes fork, write and exit over shared folios, for DURATION s
 soak: apply	## stress-ng and redis together, for DURATION s; what do they leave behind?
 bench: apply	## measure two base kernels and ours in one run, write bench/report.md
+tlb-check: apply	## count what write faults do to the TLB, on ARCH=arm64 or s390x
 fuzz: apply	## map memory at random, compare all that the kernel says, for DURATION s
 bisect-check: apply	## build and boot after each patch, and run the KUnit suites
 cross: apply	## compile for configurations and architectures that no guest runs
@@ -48,7 +49,7 @@ clean:		## remove all below build/ but the downloads
 # JOBS=<n>           parallel jobs (default: all processors)
 
 scripts := boot shell check build kunit unit model kselftest tour stats cow redis stress soak bench \
-	   fuzz bisect-check cross apply refresh series
+	   tlb-check fuzz bisect-check cross apply refresh series
 $(scripts):
 	@scripts/$@
 

@@ -48,6 +48,11 @@ clean:		## remove all below build/ but the downloads
 # SIGNOFF=1          series: add the sender's Signed-off-by
 # JOBS=<n>           parallel jobs (default: all processors)
 
+# On a bare machine, all that the goals need is installed before the first long step.
+apply: needs
+needs:
+	@bash -c '. scripts/lib.sh && needs "$$@"' needs apply $(filter $(scripts),$(MAKECMDGOALS))
+
 scripts := boot shell check build kunit unit model kselftest tour stats cow redis stress soak bench \
 	   tlb-check fuzz bisect-check cross apply refresh series
 $(scripts):
@@ -56,4 +61,4 @@ $(scripts):
 clean:
 	@scripts/base clean
 
-.PHONY: help clean $(scripts)
+.PHONY: help needs clean $(scripts)

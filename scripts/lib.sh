@@ -134,9 +134,24 @@ step() {
 	die "$name failed with status $rc" "see ${log#"$top"/}"
 }
 
-# packages COMMAND:PACKAGE...: every command that a script calls, and Debian's
-# package for it. Installs what is missing when root, else lists it. A leading
-# slash in COMMAND tests for a file (a header, say) instead.
+# apt-get, which fails where another APT has a lock: wait for it. APT's own option
+# for that, DPkg::Lock::Timeout, does not cover the lock of the package lists. For
+# a step; its descriptor 6 is the script's stderr.
+apt_get() {
+	local start=$SECONDS said=''
+	until LC_ALL=C apt-get "$@" 2>&1 | tee "$logs/apt.log"; do
+		grep -q 'Could not get lock' "$logs/apt.log" || return 1
+		[ $((SECONDS - start)) -lt "${APT_WAIT:-600}" ] ||
+			{ echo "another APT still has the lock after $((SECONDS - start)) s"; return 1; }
+		[ -n "$said" ] || say "waiting for another APT: $(sed -n 's/^E: \(Could not get lock.*\)/\1/p' "$logs/apt.log")" 2>&6
+		said=yes
+		sleep 1
+	done
+}
+
+# packages COMMAND:PACKAGE...: commands that a script calls, and Debian's package
+# for each. Installs what is missing when root, else lists it. A leading slash in
+# COMMAND tests for a file (a header, say) instead.
 packages() {
 	local pair missing=()
 	for pair; do
@@ -146,11 +161,130 @@ packages() {
 		esac
 	done
 	[ ${#missing[@]} -gt 0 ] || return 0
+	mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
 	[ "$(id -u)" -eq 0 ] ||
 		die "missing packages: ${missing[*]}" "as root: apt-get install ${missing[*]}"
 	command -v apt-get >/dev/null ||
 		die "missing packages: ${missing[*]}" "install them; there is no apt-get here to do it"
 	export DEBIAN_FRONTEND=noninteractive
-	step apt-update apt-get update
-	step apt-install apt-get -o DPkg::Lock::Timeout=300 -y -q install --no-install-recommends "${missing[@]}"
+	exec 6>&2
+	step apt-update apt_get update
+	step apt-install apt_get -o DPkg::Lock::Timeout=600 -y -q install --no-install-recommends "${missing[@]}"
+	exec 6>&-
+}
+
+# needs NAME...: installs what the scripts of these names need, and the scripts that
+# they run in turn. Every script begins with it: a build takes minutes, and shall not
+# be followed by a package that cannot be had.
+needs() {
+	local arch=${ARCH:-x86_64} name list=() userlands=()
+	commands_of "$@"
+	packages "${list[@]}"
+	for name in "${userlands[@]}"; do
+		"$top/scripts/userland" "$name" >/dev/null
+	done
+}
+
+# Adds to list, for packages(), and to userlands, for scripts/userland, what the
+# NAMEs need for arch: scripts, and before these some parts that they share.
+commands_of() {
+	local name
+	for name; do
+		case $name in
+		results) list+=(python3:python3) ;;	# scripts/ktap.py
+		ext4) list+=(mkfs.ext4:e2fsprogs) ;;
+		xfs) list+=(mkfs.xfs:xfsprogs) ;;
+		swap) [ "$arch" != x86_64 ] || list+=(modprobe:kmod mkswap:util-linux) ;;
+		redis-programs) list+=(redis-server:redis-server redis-cli:redis-tools
+			redis-benchmark:redis-tools) ;;
+		compiler)
+			list+=(make:make gcc:gcc ccache:ccache flex:flex bison:bison
+				/usr/include/stdio.h:libc6-dev)
+			case $arch in
+			arm64) list+=(aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu) ;;
+			s390x) list+=(s390x-linux-gnu-gcc:gcc-s390x-linux-gnu) ;;
+			ppc64*) list+=(powerpc64le-linux-gnu-gcc:gcc-powerpc64le-linux-gnu) ;;
+			riscv64) list+=(riscv64-linux-gnu-gcc:gcc-riscv64-linux-gnu) ;;
+			esac ;;
+		qemu)
+			case $arch in
+			x86_64 | i386) list+=("qemu-system-$arch:qemu-system-x86") ;;
+			arm64) list+=(qemu-system-aarch64:qemu-system-arm) ;;
+			s390x | riscv64) list+=("qemu-system-$arch:qemu-system-misc") ;;
+			ppc64*) list+=(qemu-system-ppc64:qemu-system-ppc) ;;
+			esac ;;
+		programs)	# some of the selftests
+			commands_of compiler
+			list+=(rsync:rsync)
+			case $arch in
+			i386) list+=(i686-linux-gnu-gcc:gcc-i686-linux-gnu
+				/usr/i686-linux-gnu/include/stdio.h:libc6-dev-i386-cross) ;;
+			arm64) list+=(/usr/aarch64-linux-gnu/include/stdio.h:libc6-dev-arm64-cross) ;;
+			s390x) list+=(/usr/s390x-linux-gnu/include/stdio.h:libc6-dev-s390x-cross) ;;
+			esac
+			case $arch in i386 | arm64 | s390x) userlands+=("$arch") ;; esac ;;
+
+		base) list+=(git:git xz:xz-utils dpkg-deb:dpkg) ;;	# from Debian
+		apply)
+			[ -d "$tree" ] || [ -n "${LINUX:-}" ] || commands_of base
+			list+=(git:git flock:util-linux awk:mawk) ;;
+		refresh | series) list+=(git:git flock:util-linux awk:mawk) ;;
+		checkpatch) list+=(git:git perl:perl python3:python3
+			/usr/lib/python3/dist-packages/ply:python3-ply
+			/usr/lib/python3/dist-packages/git:python3-git) ;;
+		unit | model)
+			commands_of results
+			list+=(make:make gcc:gcc setarch:util-linux) ;;
+		build)
+			commands_of compiler
+			list+=(bc:bc perl:perl depmod:kmod /usr/include/gelf.h:libelf-dev)
+			[[ +${CONFIG:-}+ != *+llvm+* ]] ||
+				list+=(clang-19:clang-19 ld.lld-19:lld-19 llvm-ar-19:llvm-19) ;;
+		selftests)	# all of them
+			commands_of programs
+			[ "$arch" != x86_64 ] || list+=(/usr/include/sys/capability.h:libcap-dev
+				/usr/include/numa.h:libnuma-dev /usr/include/liburing.h:liburing-dev) ;;
+		guest)
+			commands_of qemu
+			list+=(setpriv:util-linux busybox:busybox-static)
+			# The package busybox, with a dynamic one, excludes busybox-static.
+			case $arch in
+			x86_64 | um) ! ldd "$(command -v busybox)" >/dev/null 2>&1 || userlands+=(amd64) ;;
+			*) userlands+=("$arch") ;;
+			esac ;;
+		kunit)
+			commands_of results
+			local arch
+			for arch in ${ARCH:-um x86_64 i386 arm64}; do
+				commands_of build qemu
+				case $arch in
+				x86_64 | i386) list+=(/usr/share/qemu/qboot.rom:qemu-system-data) ;;
+				riscv64) list+=(/usr/share/qemu/opensbi-riscv64-generic-fw_dynamic.bin:opensbi) ;;
+				esac
+			done ;;
+		cross) arch=x86_64 commands_of build; list+=(/usr/include/openssl/opensslv.h:libssl-dev) ;;
+		bisect-check) ARCH=$arch commands_of kunit ;;
+		shell) commands_of build guest ;;
+		boot | tour) commands_of build selftests guest ext4 ;;
+		cow) commands_of apply build selftests guest ;;
+		stats) commands_of apply build selftests guest ext4 xfs ;;
+		fuzz | stress) commands_of build selftests guest ext4 swap ;;
+		build-broken) commands_of build; list+=(unshare:util-linux mount:mount) ;;
+		redis) commands_of build guest redis-programs ;;
+		soak)
+			commands_of build selftests guest ext4 swap redis-programs
+			list+=(stress-ng:stress-ng ps:procps) ;;
+		kselftest)
+			commands_of build selftests guest ext4 xfs swap results
+			[ "$arch" != x86_64 ] || list+=(killall:psmisc) ;;
+		bench)
+			arch=um commands_of build guest
+			arch=x86_64 commands_of build guest
+			[[ " ${ONLY:-redis} " != *" redis "* ]] || commands_of redis-programs
+			list+=(gnuplot:gnuplot-nox python3:python3 size:binutils) ;;
+		check)
+			arch=x86_64 commands_of apply checkpatch unit kselftest
+			ARCH=um commands_of kunit ;;
+		esac
+	done
 }

@@ -265,14 +265,14 @@ commands_of() {
 		cross) arch=x86_64 commands_of build; list+=(/usr/include/openssl/opensslv.h:libssl-dev) ;;
 		bisect-check) ARCH=$arch commands_of kunit ;;
 		shell) commands_of build guest ;;
-		boot | tour) commands_of build selftests guest ext4 ;;
-		cow) commands_of apply build selftests guest ;;
-		stats) commands_of apply build selftests guest ext4 xfs ;;
-		fuzz | stress) commands_of build selftests guest ext4 swap ;;
+		boot | tour) commands_of build programs guest ext4 ;;
+		cow) commands_of apply build programs guest ;;
+		stats) commands_of apply build programs guest ext4 xfs ;;
+		fuzz | stress) commands_of build programs guest ext4 swap ;;
 		build-broken) commands_of build; list+=(unshare:util-linux mount:mount) ;;
 		redis) commands_of build guest redis-programs ;;
 		soak)
-			commands_of build selftests guest ext4 swap redis-programs
+			commands_of build programs guest ext4 swap redis-programs
 			list+=(stress-ng:stress-ng ps:procps) ;;
 		kselftest)
 			commands_of build selftests guest ext4 xfs swap results

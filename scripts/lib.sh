@@ -270,6 +270,7 @@ commands_of() {
 		stats) commands_of apply build programs guest ext4 xfs ;;
 		fuzz | stress) commands_of build programs guest ext4 swap ;;
 		build-broken) commands_of build; list+=(unshare:util-linux mount:mount) ;;
+		tlb-check) commands_of build-broken selftests guest swap ;;
 		redis) commands_of build guest redis-programs ;;
 		soak)
 			commands_of build programs guest ext4 swap redis-programs

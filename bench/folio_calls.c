@@ -37,7 +37,9 @@
 
 enum op {
 	FAULT, SMAPS, FORK, EXIT, WRITE_AFTER_CHILD, WRITE_ONE, WRITE_EIGHT,
-	WRITE_AFTER_PARENT, CHILD_MUNMAP, DONTNEED, MUNMAP, FILE_FAULT, FILE_SMAPS, FILE_MUNMAP, EXEC, JOB, NR_OPS
+	WRITE_AFTER_PARENT, CHILD_MUNMAP, DONTNEED, MUNMAP, COLD_ALTERNATE, COLD_SPARSE,
+	SMAPS_SPARSE, PAGEMAP_SPARSE, PAGEMAP_EACH_SPARSE, FILE_FAULT, FILE_SMAPS,
+	FILE_MUNMAP, EXEC, JOB, NR_OPS
 };
 
 static const char *const op_names[NR_OPS] = {
@@ -52,6 +54,11 @@ static const char *const op_names[NR_OPS] = {
 	[CHILD_MUNMAP]		= "munmap_in_child",
 	[DONTNEED]		= "dontneed",
 	[MUNMAP]		= "munmap",
+	[COLD_ALTERNATE]	= "cold_alternate",
+	[COLD_SPARSE]		= "cold_sparse",
+	[SMAPS_SPARSE]		= "smaps_rollup_sparse",
+	[PAGEMAP_SPARSE]	= "pagemap_sparse",
+	[PAGEMAP_EACH_SPARSE]	= "pagemap_by_entry_sparse",
 	[FILE_FAULT]		= "fault_around",
 	[FILE_SMAPS]		= "smaps_rollup",
 	[FILE_MUNMAP]		= "munmap",
@@ -384,6 +391,76 @@ static void anon_round(const struct layout *l, int round)
 	outlive_parent(l, round);
 }
 
+/* One read for all, or one for each page */
+static void read_pagemap(const char *mem, size_t step)
+{
+	const int fd = open("/proc/self/pagemap", O_RDONLY);
+	const off_t first = (uintptr_t)mem / (4 * KIB) * 8;
+	static char buffer[64 * KIB];
+	size_t i;
+
+	if (fd < 0)
+		die("pagemap");
+	for (i = 0; i < bytes / (4 * KIB) * 8; i += step)
+		if (pread(fd, buffer, step, first + i) != (ssize_t)step)
+			die("pagemap");
+	close(fd);
+}
+
+/* Of each folio, keep every other page of the first @span, and no more. */
+static void keep_alternate(char *mem, size_t folio, size_t span, size_t first)
+{
+	size_t i;
+
+	for (i = 0; i < bytes; i += 4 * KIB)
+		if (i % folio >= span || i / (4 * KIB) % 2 != first)
+			madvise(mem + i, 4 * KIB, MADV_DONTNEED);
+}
+
+/*
+ * The children of a process that has gone map every other page, of all or of the
+ * first half of each folio: each page has to be looked at alone, and only the page
+ * tables can tell if others map the folio.
+ */
+static void walk_alternate(const struct layout *l, int round, bool sparse)
+{
+	const size_t folio = l->kib * KIB, span = sparse ? folio / 2 : folio;
+	struct gate all_gone, ready, measured;
+	pid_t pid;
+
+	gate_init(&all_gone);
+	pid = fork();
+	if (pid < 0)
+		die("fork");
+	if (!pid) {
+		char *mem = populate(l, round);
+
+		gate_init(&ready);
+		gate_init(&measured);
+		if (!fork()) {
+			keep_alternate(mem, folio, span, 1);
+			gate_open(&ready);
+			gate_wait(&measured);
+			_exit(0);
+		}
+		if (fork())
+			_exit(0);
+		keep_alternate(mem, folio, span, 0);
+		gate_wait(&ready);
+		if (!sparse) {
+			MEASURE(COLD_ALTERNATE, round, madvise(mem, bytes, MADV_COLD));
+			_exit(0);
+		}
+		MEASURE(COLD_SPARSE, round, madvise(mem, bytes, MADV_COLD));
+		MEASURE(SMAPS_SPARSE, round, read_smaps());
+		MEASURE(PAGEMAP_SPARSE, round, read_pagemap(mem, 32 * KIB));
+		MEASURE(PAGEMAP_EACH_SPARSE, round, read_pagemap(mem, 8));
+		_exit(0);
+	}
+	wait_for(pid);
+	gate_wait(&all_gone);
+}
+
 static int file_of_folios(void)
 {
 	const int fd = memfd_create("folio_calls", 0);
@@ -451,6 +528,17 @@ static void measure(const struct layout *l)
 	allocated = read_stat(l->kib, "anon_fault_alloc") - allocated;
 	/* Copies are small folios: less would be allocated for those. */
 	report(l, FAULT, MUNMAP, "anon", l->kib == 4 || allocated >= 3 * folios * rounds);
+
+	if (l->kib == 2048 && !l->pmd) {
+		allocated = read_stat(l->kib, "anon_fault_alloc");
+		for (round = 0; round < rounds; round++) {
+			walk_alternate(l, round, false);
+			walk_alternate(l, round, true);
+		}
+		allocated = read_stat(l->kib, "anon_fault_alloc") - allocated;
+		report(l, COLD_ALTERNATE, PAGEMAP_EACH_SPARSE, "anon",
+		       allocated >= 2 * folios * rounds);
+	}
 
 	allocated = read_stat(l->kib, "shmem_alloc");
 	fd = file_of_folios();

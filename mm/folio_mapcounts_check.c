@@ -24,20 +24,29 @@
  */
 struct shadow {
 	int ptes;	/* PTEs that map this page; for hugetlb, see the first */
-	int sum;	/* first page: PTEs of the folio; second page: entire */
+	int sum;	/* see below */
 };
 
-/* One change of a word, for the report. */
+/*
+ * The first page has the sum of the folio's PTEs, the second that of its PMDs, and
+ * the third page of each part that a PMD can map, how many PMDs map the part.
+ */
+#define SUM_PTES	0
+#define SUM_PMDS	1
+#define PART_PMDS	2
+#define PART_NR		BIT(MAPCOUNTS_PMD_ORDER)
+
+/* One change of the mapcounts, for the report. */
 struct op {
 	unsigned long pfn;
-	int ptes, entire;
-	u64 word;
+	int ptes, pmds;
+	u64 val;
 	pid_t pid;
 	const void *place, *caller;
 };
 
 /*
- * A folio's word and its shadow are changed in one step under the lock of its
+ * A folio's mapcounts and their shadow are changed in one step under the lock of its
  * bucket, and are equal when nobody has that lock. Each bucket remembers the
  * last operations on its folios.
  */
@@ -59,8 +68,8 @@ struct finding {
 	const char *what;	/* NULL: nothing */
 	const struct page *page;
 	int page_ptes;
-	int ptes, entire;
-	u64 word;
+	int ptes, pmds;
+	u64 val;
 };
 
 static bool __folio_mapcounts_check_enabled __initdata =
@@ -127,19 +136,19 @@ static void remember(struct bucket *b, const struct op *op)
 
 static void print_counts(const struct finding *f)
 {
-	const struct folio_mapcounts mc = { f->word };
+	const struct folio_mapcounts mc = { f->val };
 
-	pr_warn("page: %d PTEs; folio: %d PTEs, %d entire\n", f->page_ptes,
-		f->ptes, f->entire);
-	pr_warn("word %#llx: %u PTEs, %u entire, creator %u\n", f->word,
-		folio_mapcounts_ptes(mc), folio_mapcounts_entire(mc),
-		folio_mapcounts_creator(mc));
+	pr_warn("page: %d PTEs; folio: %d PTEs, %d PMDs\n", f->page_ptes,
+		f->ptes, f->pmds);
+	pr_warn("mapcounts %#llx: %u PTEs, %u PMDs, creator %u\n", f->val,
+		mapcounts_ptes(mc), mapcounts_pmds(mc),
+		mapcounts_creator(mc));
 }
 
 static void print_op(const struct op *op)
 {
-	pr_warn("pfn %#lx: %+d PTEs, %+d entire: word %#llx, by pid %d at %pS from %pS\n",
-		op->pfn, op->ptes, op->entire, op->word, op->pid, op->place,
+	pr_warn("pfn %#lx: %+d PTEs, %+d PMDs: mapcounts %#llx, by pid %d at %pS from %pS\n",
+		op->pfn, op->ptes, op->pmds, op->val, op->pid, op->place,
 		op->caller);
 }
 
@@ -195,40 +204,53 @@ static void add_to_pages(const struct page *page, int ptes, struct finding *f)
 	}
 }
 
-/* The fields of the word, as they borrow from each other; but the creator's. */
-static void compare_word(const struct folio *folio, struct finding *f)
+static void add_to_parts(const struct page *page, int pmds, struct finding *f)
 {
-	const u64 shadow = f->ptes * FOLIO_MAPCOUNTS_PTE +
-			   f->entire * FOLIO_MAPCOUNTS_ENTIRE;
+	const int one = pmds < 0 ? -1 : 1;
+	int i;
 
-	if ((f->word ^ shadow) & ~FOLIO_MAPCOUNTS_CREATOR_MASK)
-		find(f, "the word is not what is mapped", &folio->page,
+	for (i = 0; i < abs(pmds); i++, page += PART_NR) {
+		struct shadow *s = shadow_of(page + PART_PMDS);
+
+		s->sum += one;
+		if (s->sum < 0)
+			find(f, "unmapped a PMD that is not mapped", page, s->sum);
+	}
+}
+
+/* The fields, as they borrow from each other; but creator. */
+static void compare(const struct folio *folio, struct finding *f)
+{
+	const u64 shadow = mapcounts_delta(f->ptes, f->pmds, false);
+
+	if ((f->val ^ shadow) & ~MAPCOUNTS_CREATOR_MASK)
+		find(f, "the mapcounts are not what is mapped", &folio->page,
 		     shadow_of(&folio->page)->ptes);
 }
 
-static void add_to_folio(struct folio *folio, int ptes, int entire,
+static void add_to_folio(struct folio *folio, int ptes, int pmds,
 			 struct finding *f)
 {
-	f->ptes = shadow_of(&folio->page)->sum += ptes;
-	f->entire = shadow_of(folio_page(folio, 1))->sum += entire;
-	compare_word(folio, f);
+	f->ptes = shadow_of(folio_page(folio, SUM_PTES))->sum += ptes;
+	f->pmds = shadow_of(folio_page(folio, SUM_PMDS))->sum += pmds;
+	compare(folio, f);
 }
 
 /**
  * __folio_mapcounts_check_add - see folio_mapcounts_check_add()
  * @folio:	The large folio
- * @delta:	What to add to the word
- * @page:	The first page that @ptes are about
+ * @delta:	What to add to the mapcounts
+ * @page:	The first page that is mapped or unmapped
  * @ptes:	How many more PTEs map a page, each the next; negative: fewer
- * @entire:	How many more PMDs or PUDs map the folio; negative: fewer
+ * @pmds:	How many more PMDs map a part, each the next; negative: fewer
  * @caller:	Who called the rmap function, for reports
  *
  * Takes as long as @ptes are, and not as the folio is large.
  *
- * Return: what the word is now.
+ * Return: what the mapcounts are now.
  */
 u64 __folio_mapcounts_check_add(struct folio *folio, u64 delta,
-				const struct page *page, int ptes, int entire,
+				const struct page *page, int ptes, int pmds,
 				unsigned long caller)
 {
 	struct bucket *b = bucket_of(folio);
@@ -236,24 +258,33 @@ u64 __folio_mapcounts_check_add(struct folio *folio, u64 delta,
 
 	scoped_guard(raw_spinlock_irqsave, &b->lock) {
 		guard(rcu)();
-		f.word = atomic64_add_return(delta, &folio->_mapcounts);
+		f.val = atomic64_add_return(delta, &folio->_mapcounts);
 		if (!shadow_of(&folio->page))
 			break;
 		remember(b, &(struct op){
-			.pfn = page_to_pfn(page), .ptes = ptes, .entire = entire,
-			.word = f.word, .pid = current->pid,
+			.pfn = page_to_pfn(page), .ptes = ptes, .pmds = pmds,
+			.val = f.val, .pid = current->pid,
 			.place = (void *)_RET_IP_, .caller = (void *)caller,
 		});
 		add_to_pages(page, ptes, &f);
-		add_to_folio(folio, ptes, entire, &f);
+		add_to_parts(page, pmds, &f);
+		add_to_folio(folio, ptes, pmds, &f);
 	}
 	report(folio, &f);
-	return f.word;
+	return f.val;
+}
+
+/* PMDs that map the part of the folio that has the page */
+static int pmds_of(const struct folio *folio, const struct page *page)
+{
+	const unsigned long part = ALIGN_DOWN(folio_page_idx(folio, page), PART_NR);
+
+	return shadow_of(folio_page(folio, part + PART_PMDS))->sum;
 }
 
 /* How many PTEs map the pages; each page must have @least to @most mappings. */
-static int check_pages(const struct page *page, int nr_pages, int least, int most,
-		       struct finding *f)
+static int check_pages(const struct folio *folio, const struct page *page,
+		       int nr_pages, int least, int most, struct finding *f)
 {
 	struct page_ext_iter iter;
 	struct page_ext *page_ext;
@@ -261,7 +292,8 @@ static int check_pages(const struct page *page, int nr_pages, int least, int mos
 
 	for_each_page_ext(page, nr_pages, page_ext, iter) {
 		const int ptes = to_shadow(page_ext)->ptes;
-		const int maps = ptes + f->entire;
+		const int maps = ptes +
+			(f->pmds ? pmds_of(folio, page + iter.index) : 0);
 
 		sum += ptes;
 		if (maps < least)
@@ -279,7 +311,7 @@ static int check_pages(const struct page *page, int nr_pages, int least, int mos
  * @folio:	The large folio
  * @most:	How many mappings a page may have
  *
- * And the PTEs of all pages must be as many as the word says.
+ * And the PTEs of all pages must be as many as the mapcounts say.
  */
 void __folio_mapcounts_check(struct folio *folio, int most)
 {
@@ -289,10 +321,11 @@ void __folio_mapcounts_check(struct folio *folio, int most)
 		guard(rcu)();
 		if (!shadow_of(&folio->page))
 			break;
-		f.word = atomic64_read(&folio->_mapcounts);
-		f.entire = shadow_of(folio_page(folio, 1))->sum;
-		f.ptes = check_pages(&folio->page, folio_nr_pages(folio), 0, most, &f);
-		compare_word(folio, &f);
+		f.val = atomic64_read(&folio->_mapcounts);
+		f.pmds = shadow_of(folio_page(folio, SUM_PMDS))->sum;
+		f.ptes = check_pages(folio, &folio->page, folio_nr_pages(folio), 0,
+				     most, &f);
+		compare(folio, &f);
 	}
 	report(folio, &f);
 }
@@ -312,10 +345,10 @@ void __folio_mapcounts_check_exclusive(struct folio *folio,
 		guard(rcu)();
 		if (!shadow_of(&folio->page))
 			break;
-		f.word = atomic64_read(&folio->_mapcounts);
-		f.ptes = shadow_of(&folio->page)->sum;
-		f.entire = shadow_of(folio_page(folio, 1))->sum;
-		check_pages(page, nr_pages, 1, 1, &f);
+		f.val = atomic64_read(&folio->_mapcounts);
+		f.ptes = shadow_of(folio_page(folio, SUM_PTES))->sum;
+		f.pmds = shadow_of(folio_page(folio, SUM_PMDS))->sum;
+		check_pages(folio, page, nr_pages, 1, 1, &f);
 	}
 	report(folio, &f);
 }
@@ -335,7 +368,7 @@ void __folio_mapcounts_check_free(struct page *page, unsigned int order)
 	struct finding f = {};
 
 	if (folio_test_large(folio))
-		f.word = atomic64_read(&folio->_mapcounts);
+		f.val = atomic64_read(&folio->_mapcounts);
 	scoped_guard(rcu) {
 		for_each_page_ext(page, 1 << order, page_ext, iter) {
 			struct shadow *s = to_shadow(page_ext);

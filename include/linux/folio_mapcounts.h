@@ -4,377 +4,381 @@
 
 #include <linux/bits.h>
 #include <linux/build_bug.h>
+#include <linux/log2.h>
 #include <linux/math.h>
 #include <linux/math64.h>
 #include <linux/minmax.h>
+#include <linux/pgtable.h>
 #include <linux/types.h>
 
 /**
- * DOC: The word that says how a large folio is mapped
+ * DOC: The packed mapcount of a large folio
  *
- * One 64-bit word in each large folio counts all of its mappings::
+ * folio->_mapcounts counts the page table entries that map a large folio. With
+ * P = ilog2(MAX_PTRS_PER_PTE)::
  *
- *    63          50 49              32 31                               0
- *   +--------------+------------------+----------------------------------+
- *   | creator : 14 |   entire : 18    |            ptes : 32             |
- *   +--------------+------------------+----------------------------------+
+ *    63             62-P  61-P            31 30                            0
+ *   +--------------------+------------------+-------------------------------+
+ *   |  creator : P + 2   |  pmds : 31 - P   |           ptes : 31           |
+ *   +--------------------+------------------+-------------------------------+
  *
  * ptes:
- *   PTEs that map a page of the folio. Each counts 1, also when it maps a page
- *   that another PTE maps. A mapping of a hugetlb folio counts 1 here, whatever
- *   the size of the folio: there can be many more of these than the next field
- *   could hold.
- * entire:
- *   PMD and PUD entries that map the folio as a whole.
+ *   PTEs. A mapping of a hugetlb folio counts 1 here, whatever its size.
+ * pmds:
+ *   PMDs, each of which maps a PMD-sized, aligned part of the folio. A PUD counts
+ *   as the PTRS_PER_PMD PMDs that it stands for, so that splitting it changes
+ *   nothing. But a PUD of a ZONE_DEVICE folio counts 1: it is zapped and never
+ *   split, and nothing else than PUDs maps that folio.
  * creator:
- *   *Pages* mapped by the creator MM, modulo 2^14: a PTE counts 1, an entry
- *   that maps the whole folio counts nr_pages.
+ *   Entries, PTEs and PMDs alike, that belong to the creator MM, modulo 2^(P+2).
  *
- * The word of an unmapped folio is 0.
+ * Each entry that is counted has one reference to the folio. All fields of an
+ * unmapped folio are 0.
  *
- * Every change is the addition of one delta, so an atomic add of a delta takes
- * a consistent snapshot to a consistent snapshot, and the value that it returns
- * tells what was before and what is now. These transitions exist::
+ * An operation adds one delta. The atomic addition takes a consistent snapshot
+ * to the next one, and returns it. With c = 1 for the creator MM, else 0::
  *
- *     operation                      ptes       entire  creator, if it is its MM
- *     map n PTEs                     + n                + n
- *     unmap n PTEs                   - n                - n
- *     map a PMD or PUD                          + 1     + nr_pages
- *     unmap a PMD or PUD                        - 1     - nr_pages
- *     split a PMD into PTEs          + nr_pages - 1
- *     adopt the folio                                   + nr_pages mapped
+ *     operation                ptes                pmds    creator
+ *     map n PTEs               + n                         + c * n
+ *     map a PMD                                    + 1     + c
+ *     split a PMD              + PTRS_PER_PTE      - 1     + c * (PTRS_PER_PTE - 1)
+ *     adopt the folio                                      + ptes + pmds
  *
- * What a reader may conclude from one snapshot stands at each function below.
+ * Widths. Mapping is refused above MAPCOUNTS_PAGES_MAX = 2^30 page mappings, of
+ * which a PMD counts as 2^P: so at most 2^30 PTEs and 2^(30-P) PMDs. Each field
+ * holds about twice as many, for what is added between a check and the addition
+ * that follows it. So ptes and pmds never carry. The carry of creator leaves at
+ * the top, and subtracting brings it back. ::
  *
- * Carries: ptes and entire are bounded, see below, so they never carry into the
- * field above them. creator is the field at the top: its carry leaves the word,
- * and as addition is modular the field stays right under later subtractions.
+ *                                  P   bits of pmds, creator   PMDs at the bound
+ *     s390, ppc64 (64 KiB pages)   8          23        10          2^22
+ *     4 KiB pages, x86 PAE         9          22        11          2^21
+ *     16 KiB pages                11          20        13          2^19
+ *     64 KiB pages                13          18        15          2^17
+ *
+ * On ppc64 the MMU is chosen at boot, and a PMD can map fewer pages than 2^P.
  */
 
 /**
  * DOC: The creator MM of a large folio
  *
- * Each large folio remembers one MM, its creator, and the word counts the pages
- * that this MM maps. The pointer is compared and never followed: the MM may be
- * gone. As long as creator and page mappings are equal, nobody else maps a page.
+ * Each large folio remembers one MM, its creator, and counts the entries of this
+ * MM. The pointer is compared and never dereferenced: the MM may be gone. While
+ * creator == ptes + pmds, no other MM maps the folio.
  *
- * The creator is written, the folio is "claimed", only
+ * folio->_creator is written, the folio is "claimed", only
  *
  * 1. for a new folio that nobody else can see: folio_add_new_anon_rmap();
- * 2. under the folio lock, while the word is 0: the first mapping after a fault
- *    on the page cache, swap-in or migration;
- * 3. under the folio lock and the lock of the page table that has all mappings
- *    of the folio, so that these are all of one MM: folio_adopt().
+ * 2. under the folio lock, while the folio is unmapped: the first mapping after a
+ *    fault on the page cache, swap-in or migration;
+ * 3. under the folio lock and the PTL of the page table that has all mappings of
+ *    the folio: folio_adopt().
  *
- * It is read by whoever adds or removes mappings, to know if these are the
- * creator's. That never races with a claim, because
+ * Adding and removing mappings reads it. That never races with a claim:
  *
- * - who adds mappings holds the folio lock (page cache, swap-in, migration); or
- *   holds the lock of a page table that maps the folio already, and which is
- *   thus not 0 in the word and keeps the folio from being adopted in any other
- *   page table (fork, PMD split); or has a new folio;
- * - who removes mappings holds the lock of the page table they are in, likewise.
+ * - Adding a mapping requires the folio lock (page cache, swap-in, migration); or
+ *   the PTL of an existing mapping (fork, PMD split), so that the folio is neither
+ *   unmapped nor adopted in another page table; or a new folio.
+ * - Removing a mapping requires the PTL of that mapping, likewise.
  *
- * So an MM's mappings are all counted in creator, or none is: the creator cannot
- * change while the folio has mappings that it would have to be recounted for. An
- * MM that is found at the address of a dead creator is in no way special: the
- * dead one has no mappings left, the count is 0, and all mappings of the other
- * will be counted.
+ * So creator counts all entries of an MM, or none of them. An MM at the address of
+ * a dead creator is no special case: the dead MM has no mappings, creator is 0,
+ * and all entries of the new MM will be counted.
  *
- * Never claimed by that, and so not exclusive by this count when mapped more than
- * once: folios that drivers insert (vm_insert_page() and the like take no folio
- * lock), ZONE_DEVICE folios of file systems, and hugetlb folios.
+ * Not claimed, and not exclusive when mapped by more than one entry, are folios
+ * that drivers insert (vm_insert_page() takes no folio lock), ZONE_DEVICE folios
+ * of file systems, and hugetlb folios.
  */
 
 /**
  * struct folio_mapcounts - A snapshot of how a large folio is mapped
- * @word: the fields, to be read through the functions below
+ * @val: the fields, to be read through the functions below
  *
- * Questions that are answered from the same snapshot have consistent answers.
+ * What is derived from one snapshot is consistent.
  */
 struct folio_mapcounts {
-	u64 word;
+	u64 val;
 };
 
-#define FOLIO_MAPCOUNTS_PTES_OFFSET	0
-#define FOLIO_MAPCOUNTS_PTES_BITS	32
-#define FOLIO_MAPCOUNTS_PTES_MASK	\
-	GENMASK_ULL(FOLIO_MAPCOUNTS_ENTIRE_OFFSET - 1, FOLIO_MAPCOUNTS_PTES_OFFSET)
+#ifdef CONFIG_MMU
+#define MAPCOUNTS_PMD_ORDER		PMD_ORDER
+#define MAPCOUNTS_MAX_PMD_ORDER		ilog2(MAX_PTRS_PER_PTE)
+#else
+#define MAPCOUNTS_PMD_ORDER		0
+#define MAPCOUNTS_MAX_PMD_ORDER		0
+#endif
 
-#define FOLIO_MAPCOUNTS_ENTIRE_OFFSET	\
-	(FOLIO_MAPCOUNTS_PTES_OFFSET + FOLIO_MAPCOUNTS_PTES_BITS)
-#define FOLIO_MAPCOUNTS_ENTIRE_BITS	18
-#define FOLIO_MAPCOUNTS_ENTIRE_MASK	\
-	GENMASK_ULL(FOLIO_MAPCOUNTS_CREATOR_OFFSET - 1, FOLIO_MAPCOUNTS_ENTIRE_OFFSET)
+#define MAPCOUNTS_PTES_OFFSET		0
+#define MAPCOUNTS_PTES_BITS		31
+#define MAPCOUNTS_PTES_MASK	\
+	GENMASK_ULL(MAPCOUNTS_PMDS_OFFSET - 1, MAPCOUNTS_PTES_OFFSET)
 
-#define FOLIO_MAPCOUNTS_CREATOR_OFFSET	\
-	(FOLIO_MAPCOUNTS_ENTIRE_OFFSET + FOLIO_MAPCOUNTS_ENTIRE_BITS)
-#define FOLIO_MAPCOUNTS_CREATOR_BITS	14
-#define FOLIO_MAPCOUNTS_CREATOR_MASK	\
-	GENMASK_ULL(63, FOLIO_MAPCOUNTS_CREATOR_OFFSET)
+#define MAPCOUNTS_PMDS_OFFSET		(MAPCOUNTS_PTES_OFFSET + MAPCOUNTS_PTES_BITS)
+#define MAPCOUNTS_PMDS_BITS		(31 - MAPCOUNTS_MAX_PMD_ORDER)
+#define MAPCOUNTS_PMDS_MASK	\
+	GENMASK_ULL(MAPCOUNTS_CREATOR_OFFSET - 1, MAPCOUNTS_PMDS_OFFSET)
 
-static_assert(FOLIO_MAPCOUNTS_CREATOR_OFFSET + FOLIO_MAPCOUNTS_CREATOR_BITS == 64,
-	      "the creator count must be the top field: it may carry");
+#define MAPCOUNTS_CREATOR_OFFSET	(MAPCOUNTS_PMDS_OFFSET + MAPCOUNTS_PMDS_BITS)
+#define MAPCOUNTS_CREATOR_BITS		(2 + MAPCOUNTS_MAX_PMD_ORDER)
+#define MAPCOUNTS_CREATOR_MASK		GENMASK_ULL(63, MAPCOUNTS_CREATOR_OFFSET)
+
+static_assert(MAPCOUNTS_CREATOR_OFFSET + MAPCOUNTS_CREATOR_BITS == 64,
+	      "creator must be the top field: it may carry");
 
 /* One unit of each field. */
-#define FOLIO_MAPCOUNTS_PTE		BIT_ULL(FOLIO_MAPCOUNTS_PTES_OFFSET)
-#define FOLIO_MAPCOUNTS_ENTIRE		BIT_ULL(FOLIO_MAPCOUNTS_ENTIRE_OFFSET)
-#define FOLIO_MAPCOUNTS_CREATOR		BIT_ULL(FOLIO_MAPCOUNTS_CREATOR_OFFSET)
+#define MAPCOUNTS_PTE			BIT_ULL(MAPCOUNTS_PTES_OFFSET)
+#define MAPCOUNTS_PMD			BIT_ULL(MAPCOUNTS_PMDS_OFFSET)
+#define MAPCOUNTS_CREATOR		BIT_ULL(MAPCOUNTS_CREATOR_OFFSET)
 
-/* The creator count is exact as long as no more pages than this are mapped. */
-#define FOLIO_MAPCOUNTS_CREATOR_MAX	(BIT(FOLIO_MAPCOUNTS_CREATOR_BITS) - 1)
-
-/*
- * Where mapping is to be refused. A check and the add that follows it are not
- * one step: what others add in between is taken up by a part of each field. For
- * ptes it is one quarter, since folio_mapcounts_total() takes what is above for
- * a negative number; for entire it is one half.
- */
-#define FOLIO_MAPCOUNTS_PTES_MAX	BIT(FOLIO_MAPCOUNTS_PTES_BITS - 2)
-#define FOLIO_MAPCOUNTS_ENTIRE_MAX	BIT(FOLIO_MAPCOUNTS_ENTIRE_BITS - 1)
+/* Where mapping is refused: see folio_can_add_rmap(). */
+#define MAPCOUNTS_PAGES_MAX		BIT(30)
 
 /**
- * folio_mapcounts_ptes() - PTEs that map a page of the folio
+ * mapcounts_delta() - The change that an operation makes
+ * @nr_ptes: how many more PTEs map a page; negative: fewer
+ * @nr_pmds: how many more PMDs map a part of the folio; negative: fewer
+ * @creator: whether these are entries of the creator MM
+ *
+ * Return: what to add to folio->_mapcounts.
+ */
+static __always_inline u64 mapcounts_delta(long nr_ptes, long nr_pmds, bool creator)
+{
+	const u64 c = creator ? MAPCOUNTS_CREATOR : 0;
+
+	return (u64)nr_ptes * (MAPCOUNTS_PTE + c) +
+	       (u64)nr_pmds * (MAPCOUNTS_PMD + c);
+}
+
+/**
+ * mapcounts_ptes() - PTEs that map a page of the folio
  * @mc: the snapshot
  *
  * Return: the number of PTEs; for a hugetlb folio, the number of its mappings.
  */
-static __always_inline unsigned int folio_mapcounts_ptes(struct folio_mapcounts mc)
+static __always_inline unsigned int mapcounts_ptes(struct folio_mapcounts mc)
 {
-	return mc.word & FOLIO_MAPCOUNTS_PTES_MASK;
+	return mc.val & MAPCOUNTS_PTES_MASK;
 }
 
 /**
- * folio_mapcounts_entire() - PMD and PUD entries that map the whole folio
+ * mapcounts_pmds() - PMDs that map a part of the folio, or all of it
  * @mc: the snapshot
  *
- * Return: the number of entries; 0 for a hugetlb folio.
+ * Return: the number of PMDs, with PUDs counted as above.
  */
-static __always_inline unsigned int folio_mapcounts_entire(struct folio_mapcounts mc)
+static __always_inline unsigned int mapcounts_pmds(struct folio_mapcounts mc)
 {
-	return (mc.word & FOLIO_MAPCOUNTS_ENTIRE_MASK) >>
-		FOLIO_MAPCOUNTS_ENTIRE_OFFSET;
+	return (mc.val & MAPCOUNTS_PMDS_MASK) >> MAPCOUNTS_PMDS_OFFSET;
 }
 
 /**
- * folio_mapcounts_creator() - Pages mapped by the creator MM
+ * mapcounts_creator() - Entries that belong to the creator MM
  * @mc: the snapshot
  *
- * Return: the number of page mappings, modulo 2^FOLIO_MAPCOUNTS_CREATOR_BITS.
+ * Return: the number of entries, modulo 2^MAPCOUNTS_CREATOR_BITS.
  */
-static __always_inline unsigned int folio_mapcounts_creator(struct folio_mapcounts mc)
+static __always_inline unsigned int mapcounts_creator(struct folio_mapcounts mc)
 {
-	return mc.word >> FOLIO_MAPCOUNTS_CREATOR_OFFSET;
+	return mc.val >> MAPCOUNTS_CREATOR_OFFSET;
 }
 
 /**
- * folio_mapcounts_mapped() - Is the folio mapped at all?
+ * mapcounts_mapped() - Is the folio mapped at all?
  * @mc: the snapshot
- *
- * The whole word is compared: creator counts a subset of what ptes and entire
- * count, so where these are 0 it is 0 as well.
  *
  * Return: true if there is any mapping.
  */
-static __always_inline bool folio_mapcounts_mapped(struct folio_mapcounts mc)
+static __always_inline bool mapcounts_mapped(struct folio_mapcounts mc)
 {
-	return mc.word;
+	return mc.val;
 }
 
 /**
- * folio_mapcounts_total() - All mappings of the folio
+ * mapcounts_entries() - All page table entries that map the folio
  * @mc: the snapshot
  *
- * Reads ptes as a signed number and takes back what a negative one borrowed
- * from entire: so unmapping a page once too often gives -1, which callers of
- * folio_mapcount() look for, and not some large number.
- *
- * Return: ptes + entire, in page table entries.
+ * Return: PTEs and PMDs: there are as many references that belong to mappings.
  */
-static __always_inline int folio_mapcounts_total(struct folio_mapcounts mc)
+static __always_inline unsigned int mapcounts_entries(struct folio_mapcounts mc)
 {
-	const struct folio_mapcounts unborrowed = {
-		mc.word + BIT_ULL(FOLIO_MAPCOUNTS_PTES_BITS - 1),
-	};
-
-	return (int)folio_mapcounts_ptes(mc) + folio_mapcounts_entire(unborrowed);
+	return mapcounts_ptes(mc) + mapcounts_pmds(mc);
 }
 
 /**
- * folio_mapcounts_pages() - Page mappings of the folio
+ * mapcounts_pages() - Page mappings of the folio
  * @mc: the snapshot
- * @nr_pages: pages in the folio
  *
- * Not meant for a hugetlb folio: each of its mappings counts 1 here as well, and
- * maps all of its pages.
+ * Not for hugetlb folios, nor where ZONE_DEVICE PUDs count 1.
  *
- * Return: ptes + entire * nr_pages, in pages. A page that is mapped m times
- * counts m.
+ * Return: how many pages the entries map; a page mapped m times counts m. This is
+ * less than 2^32.
  */
-static __always_inline u64
-folio_mapcounts_pages(struct folio_mapcounts mc, unsigned long nr_pages)
+static __always_inline unsigned long mapcounts_pages(struct folio_mapcounts mc)
 {
-	return folio_mapcounts_ptes(mc) +
-	       (u64)folio_mapcounts_entire(mc) * nr_pages;
+	return mapcounts_ptes(mc) +
+	       ((unsigned long)mapcounts_pmds(mc) << MAPCOUNTS_PMD_ORDER);
 }
 
 /**
- * folio_mapcounts_creator_only() - Is the folio certainly mapped by its creator
- *				    MM alone?
+ * mapcounts_bound_pages() - What counts against MAPCOUNTS_PAGES_MAX
  * @mc: the snapshot
- * @nr_pages: pages in the folio
  *
- * creator is a count modulo 2^14 of some of the page mappings. While there are
- * fewer than 2^14 in all it cannot have wrapped, and equality means that the
- * creator has them all. With 2^14 or more this cannot be told: the answer is
- * false. It is never true when another MM maps a page.
+ * Like mapcounts_pages(), but a PMD counts as the most PTEs that a page table can
+ * have: then neither ptes nor pmds exceeds half of its field at the bound.
  *
- * Return: true if every page mapping is the creator's; also if there is none.
+ * Return: a number of page mappings, less than 2^32.
  */
-static __always_inline bool
-folio_mapcounts_creator_only(struct folio_mapcounts mc, unsigned long nr_pages)
+static __always_inline unsigned long mapcounts_bound_pages(struct folio_mapcounts mc)
 {
-	/* creator <= FOLIO_MAPCOUNTS_CREATOR_MAX, so equality has both. */
-	return folio_mapcounts_pages(mc, nr_pages) == folio_mapcounts_creator(mc);
+	return mapcounts_ptes(mc) +
+	       ((unsigned long)mapcounts_pmds(mc) << MAPCOUNTS_MAX_PMD_ORDER);
 }
 
 /**
- * folio_mapcounts_creator_possible() - Can the creator count be right?
+ * mapcounts_exclusive() - Is the folio certainly mapped by its creator MM alone?
  * @mc: the snapshot
- * @nr_pages: pages in the folio
  *
- * The creator has some of the page mappings, so its count cannot be larger. Where
- * it has wrapped it is smaller still.
+ * creator can only wrap to less than the entries that it counts. So equality means
+ * that the creator has all entries. With 2^MAPCOUNTS_CREATOR_BITS entries or more
+ * this is always false: one MM that maps, with 4 KiB pages, a PMD-sized file folio
+ * by PTEs in four places, or an anonymous folio of four PMDs by PTEs alone.
+ *
+ * Return: true if all mappings are the creator's; also if there is none.
+ */
+static __always_inline bool mapcounts_exclusive(struct folio_mapcounts mc)
+{
+	return mapcounts_creator(mc) == mapcounts_entries(mc);
+}
+
+/**
+ * mapcounts_valid() - Can the creator count be right?
+ * @mc: the snapshot
  *
  * Return: false if there is certainly an error.
  */
-static __always_inline bool
-folio_mapcounts_creator_possible(struct folio_mapcounts mc, unsigned long nr_pages)
+static __always_inline bool mapcounts_valid(struct folio_mapcounts mc)
 {
-	return folio_mapcounts_creator(mc) <= folio_mapcounts_pages(mc, nr_pages);
+	return mapcounts_creator(mc) <= mapcounts_entries(mc);
 }
 
 /**
- * folio_mapcounts_estimate() - Estimate of the distinct pages that are mapped
+ * mapcounts_nr_mapped() - Estimate of the distinct pages that are mapped
  * @mc: the snapshot
  * @nr_pages: pages in the folio
+ * @anon: whether the folio is anonymous
  *
- * Exact if no page is mapped twice, if an entry maps the whole folio, and if
- * there is no mapping. Never less than the distinct pages that are mapped: each
- * of these has a PTE of its own unless the whole folio is mapped. Not meant for
- * a hugetlb folio, which is mapped as a whole and has no entire mappings.
+ * No snapshot tells which pages are mapped. Each mapped page takes at least one of
+ * the page mappings: there are no more distinct pages than mapcounts_pages(), nor
+ * more than @nr_pages.
  *
- * Return: a number of pages, at most @nr_pages.
+ * Page faults map a file folio, any part of it, in MMs that are not related: all
+ * page mappings are taken for distinct pages, up to the whole folio. That is exact
+ * if no page is mapped twice, or if all pages are mapped, and never less than the
+ * distinct pages. The same holds for an anonymous folio while a PMD maps a part.
+ *
+ * An anonymous folio that PTEs alone map: the pages that one MM maps are mostly
+ * among those that another maps, as fork() gives the child what the parent maps.
+ * The creator maps as many distinct pages as it has PTEs, since no MM maps an
+ * anonymous page twice. The PTEs of the other MMs are taken for distinct pages. The
+ * estimate is the larger of the two numbers, up to the whole folio. It is
+ *
+ * - exact if one MM maps the folio; if the creator and one other MM do, and one
+ *   maps only pages that the other maps, too;
+ * - never less than half of the distinct pages, which are at most the sum of the
+ *   two numbers. It is half where they are equal, and no page is in both: where
+ *   the creator unmaps one half, and its child the other half;
+ * - too large only if MMs other than the creator map a page more than once. It is
+ *   never more than the PTEs.
+ *
+ * Where the creator has so many PTEs that its count wraps, those that are missing
+ * count as those of other MMs. Then only the bounds hold: half of the distinct
+ * pages, the PTEs, and @nr_pages. That takes an anonymous folio of four PMDs.
+ *
+ * No mapping that is added makes the estimate smaller. Splitting a PMD can. Not for
+ * hugetlb folios, nor where ZONE_DEVICE PUDs count 1.
+ *
+ * Return: a number of pages, at most @nr_pages; 0 only if nothing is mapped.
  */
 static __always_inline unsigned long
-folio_mapcounts_estimate(struct folio_mapcounts mc, unsigned long nr_pages)
+mapcounts_nr_mapped(struct folio_mapcounts mc, unsigned long nr_pages, bool anon)
 {
-	if (folio_mapcounts_entire(mc))
-		return nr_pages;
-	return min_t(unsigned long, folio_mapcounts_ptes(mc), nr_pages);
+	const unsigned long pages = mapcounts_pages(mc);
+	const unsigned long creator = anon && !mapcounts_pmds(mc) ? mapcounts_creator(mc) : 0;
+
+	return min_t(unsigned long, nr_pages,
+		     max_t(unsigned long, creator, pages - creator));
 }
 
 /**
- * folio_mapcounts_share() - What some of the page mappings stand for
+ * mapcounts_nr_pmdmapped() - Estimate of the distinct pages that PMDs map
  * @mc: the snapshot
  * @nr_pages: pages in the folio
+ *
+ * Return: a number of pages, at most @nr_pages; exact for a PMD-sized folio.
+ */
+static __always_inline unsigned long
+mapcounts_nr_pmdmapped(struct folio_mapcounts mc, unsigned long nr_pages)
+{
+	return min_t(unsigned long, nr_pages,
+		     (unsigned long)mapcounts_pmds(mc) << MAPCOUNTS_PMD_ORDER);
+}
+
+/**
+ * mapcounts_share() - What some of the page mappings stand for
+ * @mc: the snapshot
+ * @nr_pages: pages in the folio
+ * @anon: whether the folio is anonymous
  * @size: what these mappings map, in any unit
  *
- * Divides the estimate evenly among the page mappings. So the shares of all who
- * map the folio add up to the estimate, but for the rounding, which loses less
- * than one unit in each share. A folio that is not mapped has nothing to share:
- * the result is @size, and no division by 0.
+ * Divides the estimate evenly among the page mappings. So the shares of all MMs
+ * that map the folio add up to the estimate, but for the rounding, which loses
+ * less than one unit in each share. For an unmapped folio the result is @size.
  *
  * Return: @size * estimate / pages, rounded down, where the product must be less
  * than 2^64; at most @size.
  */
 static __always_inline u64
-folio_mapcounts_share(struct folio_mapcounts mc, unsigned long nr_pages, u64 size)
+mapcounts_share(struct folio_mapcounts mc, unsigned long nr_pages, bool anon,
+		u64 size)
 {
-	const u64 pages = folio_mapcounts_pages(mc, nr_pages);
-	const u64 estimate = folio_mapcounts_estimate(mc, nr_pages);
+	const unsigned long pages = mapcounts_pages(mc);
+	const unsigned long estimate = mapcounts_nr_mapped(mc, nr_pages, anon);
 
 	if (likely(pages == estimate))
 		return size;
-	return div64_u64(size * estimate, pages);
+	return div_u64(size * estimate, pages);
 }
 
 /**
- * folio_mapcounts_average() - Mappings of each page, on average
+ * mapcounts_average() - Mappings of each page, on average
  * @mc: the snapshot
  * @nr_pages: pages in the folio
  *
- * Rounded up: 0 only if nothing is mapped, and yet never more than the mappings
- * of the page that has most of them.
- *
- * Return: pages / @nr_pages, rounded up.
+ * Return: pages / @nr_pages, rounded up: 0 only if nothing is mapped, and never
+ * more than the mappings of the page that has most of them.
  */
 static __always_inline unsigned long
-folio_mapcounts_average(struct folio_mapcounts mc, unsigned long nr_pages)
+mapcounts_average(struct folio_mapcounts mc, unsigned long nr_pages)
 {
-	return folio_mapcounts_entire(mc) +
-	       DIV_ROUND_UP((unsigned long)folio_mapcounts_ptes(mc), nr_pages);
+	return DIV_ROUND_UP(mapcounts_pages(mc), nr_pages);
 }
 
 /**
- * folio_mapcounts_partial() - Is the folio certainly mapped in part only?
+ * mapcounts_partial() - Is the folio certainly mapped in part only?
  * @mc: the snapshot
  * @nr_pages: pages in the folio
  *
- * Not meant for a hugetlb folio, which is never mapped in part.
+ * Not for hugetlb folios.
  *
- * Return: true if some page is mapped and some page is not, certainly. When
- * pages are mapped more than once it can be false for such a folio.
+ * Return: true if some page is mapped and some page is not, certainly. When pages
+ * are mapped more than once it can be false for such a folio.
  */
 static __always_inline bool
-folio_mapcounts_partial(struct folio_mapcounts mc, unsigned long nr_pages)
+mapcounts_partial(struct folio_mapcounts mc, unsigned long nr_pages)
 {
-	const unsigned int ptes = folio_mapcounts_ptes(mc);
+	const unsigned long pages = mapcounts_pages(mc);
 
-	return !folio_mapcounts_entire(mc) && ptes && ptes < nr_pages;
-}
-
-/**
- * folio_mapcounts_delta_ptes() - The delta of mapping pages by PTEs
- * @nr_ptes: how many PTEs
- * @creator: whether they belong to the creator MM
- *
- * Return: what to add to the word to map, and to subtract to unmap.
- */
-static __always_inline u64
-folio_mapcounts_delta_ptes(unsigned long nr_ptes, bool creator)
-{
-	/* nr_ptes carries out of the creator field at the top: see above. */
-	return nr_ptes * (FOLIO_MAPCOUNTS_PTE +
-			  (creator ? FOLIO_MAPCOUNTS_CREATOR : 0));
-}
-
-/**
- * folio_mapcounts_delta_entire() - The delta of mapping the whole folio once
- * @nr_pages: pages in the folio
- * @creator: whether the PMD or PUD entry belongs to the creator MM
- *
- * Return: what to add to the word to map, and to subtract to unmap.
- */
-static __always_inline u64
-folio_mapcounts_delta_entire(unsigned long nr_pages, bool creator)
-{
-	return FOLIO_MAPCOUNTS_ENTIRE +
-	       (creator ? nr_pages * FOLIO_MAPCOUNTS_CREATOR : 0);
-}
-
-/**
- * folio_mapcounts_delta_split() - The delta of splitting a PMD into PTEs
- * @nr_pages: pages in the folio, which the PMD maps and then the PTEs map
- *
- * The same MM maps the same pages before and after: its part of the creator
- * count cancels, whether it is the creator or not.
- *
- * Return: what to add to the word.
- */
-static __always_inline u64 folio_mapcounts_delta_split(unsigned long nr_pages)
-{
-	return nr_pages * FOLIO_MAPCOUNTS_PTE - FOLIO_MAPCOUNTS_ENTIRE;
+	return pages && pages < nr_pages;
 }
 
 #endif /* _LINUX_FOLIO_MAPCOUNTS_H */

@@ -31,7 +31,7 @@ static __always_inline bool folio_mapcounts_check_enabled(void)
 
 /* Without CONFIG_FOLIO_MAPCOUNTS_CHECK, no call of these remains. */
 u64 __folio_mapcounts_check_add(struct folio *folio, u64 delta,
-				const struct page *page, int ptes, int entire,
+				const struct page *page, int ptes, int pmds,
 				unsigned long caller);
 void __folio_mapcounts_check(struct folio *folio, int most);
 void __folio_mapcounts_check_exclusive(struct folio *folio,
@@ -39,46 +39,46 @@ void __folio_mapcounts_check_exclusive(struct folio *folio,
 void __folio_mapcounts_check_free(struct page *page, unsigned int order);
 
 /**
- * folio_mapcounts_check_add - add to the word of a large folio, checked
+ * folio_mapcounts_check_add - add to the mapcounts of a large folio, checked
  * @folio:	The large folio
- * @delta:	What to add to the word
- * @page:	The first page that @ptes are about
+ * @delta:	What to add to the mapcounts
+ * @page:	The first page that is mapped or unmapped
  * @ptes:	How many more PTEs map a page, each the next; negative: fewer
- * @entire:	How many more PMDs or PUDs map the folio; negative: fewer
+ * @pmds:	How many more PMDs map a part, each the next; negative: fewer
  *
- * Return: what the word is now.
+ * Return: what the mapcounts are now.
  */
 static __always_inline u64
 folio_mapcounts_check_add(struct folio *folio, u64 delta,
-			  const struct page *page, int ptes, int entire)
+			  const struct page *page, int ptes, int pmds)
 {
 	if (folio_mapcounts_check_enabled())
 		return __folio_mapcounts_check_add(folio, delta, page, ptes,
-						   entire, _RET_IP_);
+						   pmds, _RET_IP_);
 	return atomic64_add_return(delta, &folio->_mapcounts);
 }
 
 /**
- * folio_mapcounts_check_set - set the word of a new large folio, checked
+ * folio_mapcounts_check_set - set the mapcounts of a new large folio, checked
  * @folio:	The large folio, which nobody else can see
- * @word:	What to set the word to
+ * @val:	What to set the mapcounts to
  * @ptes:	How many PTEs map a page, from the first page on
- * @entire:	How many PMDs map the folio
+ * @pmds:	How many PMDs map a part, from the first part on
  */
 static __always_inline void
-folio_mapcounts_check_set(struct folio *folio, u64 word, int ptes, int entire)
+folio_mapcounts_check_set(struct folio *folio, u64 val, int ptes, int pmds)
 {
-	atomic64_set(&folio->_mapcounts, word);
+	atomic64_set(&folio->_mapcounts, val);
 	if (folio_mapcounts_check_enabled())
 		__folio_mapcounts_check_add(folio, 0, &folio->page, ptes,
-					    entire, _RET_IP_);
+					    pmds, _RET_IP_);
 }
 
 /**
  * folio_mapcounts_check_reuse - no page of a folio may be mapped twice
  * @folio:	The folio, all of which one MM takes for its own
  *
- * Context: The caller holds the lock of the page table with all mappings.
+ * Context: The caller holds the PTL of the page table with all mappings.
  */
 static inline void folio_mapcounts_check_reuse(struct folio *folio)
 {

@@ -11,6 +11,8 @@
 #include <linux/pagewalk.h>
 #include <linux/rmap.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/sysctl.h>
+#include <asm/pgalloc.h>
 
 #include "../internal.h"
 
@@ -190,6 +192,18 @@ static unsigned long mm_nr_writable(struct cow_ctx *c, int i)
 	return count;
 }
 
+/* Write to the pages of the folio in order, where MM @i cannot yet. */
+static void mm_write_rest(struct kunit *test, int i)
+{
+	struct cow_ctx *c = test->priv;
+	unsigned long page;
+
+	for (page = 0; page < c->nr; page++) {
+		if (mm_maps(c, i, page) && !mm_mapping(c, i, page).writable)
+			mm_write(test, i, page);
+	}
+}
+
 static void mm_split_pmd(struct cow_ctx *c, int i)
 {
 	mmap_read_lock(c->mms[i]);
@@ -286,8 +300,8 @@ static void grow_tree(struct kunit *test, const char *steps)
 }
 
 /*
- * Whoever is alone has the folio, all of it with one fault; nobody else may. The
- * others keep theirs.
+ * The last MM that maps the folio reuses all of it. An MM that is not alone copies,
+ * and the others keep theirs.
  */
 static void test_tree(struct kunit *test)
 {
@@ -306,10 +320,11 @@ static void test_tree(struct kunit *test)
 			KUNIT_EXPECT_EQ_MSG(test, !tree->shared,
 					    mm_maps(c, tree->writer, page),
 					    "order %u, page %lu", order, page);
-			KUNIT_EXPECT_EQ_MSG(test, tree->shared ? 0 : c->nr,
-					    mm_nr_writable(c, tree->writer),
-					    "order %u, page %lu", order, page);
 		}
+		if (!tree->shared)
+			mm_write_rest(test, tree->writer);
+		KUNIT_EXPECT_EQ_MSG(test, tree->shared ? 0 : c->nr,
+				    mm_nr_writable(c, tree->writer), "order %u", order);
 		/* It is adopted, and known to be shared no more. */
 		KUNIT_EXPECT_EQ_MSG(test, !tree->shared,
 				    folio_is_creator(c->folio, c->mms[tree->writer]) &&
@@ -367,6 +382,7 @@ static void test_part_alone(struct kunit *test)
 	mm_exit(c, 0);
 	mm_write(test, 1, c->nr - 1);
 	KUNIT_EXPECT_TRUE(test, mm_maps(c, 1, c->nr - 1));
+	mm_write_rest(test, 1);
 	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 1), c->nr / 2);
 }
 
@@ -386,10 +402,11 @@ static void test_pmd(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, folio_is_creator(c->folio, c->mms[0]));
 	mm_write(test, 1, 3);
 	KUNIT_EXPECT_TRUE(test, folio_is_creator(c->folio, c->mms[1]));
-	KUNIT_EXPECT_EQ(test, folio_mapcounts_creator(folio_mapcounts(c->folio)),
-			HPAGE_PMD_NR);
+	KUNIT_EXPECT_EQ(test, mapcounts_creator(folio_read_mapcounts(c->folio)), 1);
 
 	mm_split_pmd(c, 1);
+	KUNIT_EXPECT_EQ(test, mapcounts_creator(folio_read_mapcounts(c->folio)),
+			HPAGE_PMD_NR);
 	KUNIT_EXPECT_FALSE(test, folio_maybe_mapped_shared(c->folio));
 	mm_fork(test, 1, 2);
 	KUNIT_EXPECT_TRUE(test, folio_maybe_mapped_shared(c->folio));
@@ -397,9 +414,122 @@ static void test_pmd(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, folio_maybe_mapped_shared(c->folio));
 }
 
+static pmd_t *alloc_pmd(struct mm_struct *mm, unsigned long addr)
+{
+	p4d_t *p4d = p4d_alloc(mm, pgd_offset(mm, addr), addr);
+	pud_t *pud = p4d ? pud_alloc(mm, p4d, addr) : NULL;
+
+	return pud ? pmd_alloc(mm, pud, addr) : NULL;
+}
+
+static int map_pmd(struct vm_area_struct *vma, unsigned long addr, struct page *page)
+{
+	struct mm_struct *mm = vma->vm_mm;
+	pmd_t *pmd = alloc_pmd(mm, addr);
+	pgtable_t table = pte_alloc_one(mm);
+	pmd_t entry = pmd_mkhuge(pfn_pmd(page_to_pfn(page), vma->vm_page_prot));
+	spinlock_t *ptl;
+
+	if (!pmd || !table)
+		return -ENOMEM;
+	ptl = pmd_lock(mm, pmd);
+	pgtable_trans_huge_deposit(mm, pmd, table);
+	mm_inc_nr_ptes(mm);
+	set_pmd_at(mm, addr, pmd, pmd_mkwrite(pmd_mkdirty(pmd_mkyoung(entry)), vma));
+	add_mm_counter(mm, MM_ANONPAGES, HPAGE_PMD_NR);
+	spin_unlock(ptl);
+	return 0;
+}
+
+/*
+ * A folio twice as large as what a PMD maps. No fault maps any yet, so this does:
+ * the first part by a PMD, the second by PTEs.
+ */
+static void new_two_pmds(struct kunit *test)
+{
+	struct cow_ctx *c = test->priv;
+	struct mm_struct *mm = c->mms[0];
+	struct vm_area_struct *vma;
+	int err;
+
+	c->addr += c->nr ? 2 * HPAGE_PMD_SIZE : HPAGE_PMD_SIZE;
+	c->nr = 2 * HPAGE_PMD_NR;
+	c->folio = folio_alloc(GFP_HIGHUSER_MOVABLE | __GFP_ZERO | __GFP_NOWARN,
+			       HPAGE_PMD_ORDER + 1);
+	if (!c->folio)
+		kunit_skip(test, "no free folio of two PMDs");
+	KUNIT_ASSERT_EQ(test, 0, mem_cgroup_charge(c->folio, mm, GFP_KERNEL));
+	__folio_mark_uptodate(c->folio);
+	folio_get(c->folio);
+
+	mmap_read_lock(mm);
+	vma = vma_lookup(mm, c->addr);
+	err = anon_vma_prepare(vma);
+	if (!err) {
+		preempt_disable();
+		folio_add_new_anon_rmap(c->folio, vma, c->addr, RMAP_EXCLUSIVE);
+		preempt_enable();
+		err = map_pmd(vma, c->addr, &c->folio->page) ?:
+		      map_pmd(vma, c->addr + HPAGE_PMD_SIZE,
+			      folio_page(c->folio, HPAGE_PMD_NR));
+		split_huge_pmd_address(vma, c->addr + HPAGE_PMD_SIZE, false);
+	}
+	mmap_read_unlock(mm);
+	KUNIT_ASSERT_EQ(test, err, 0);
+	KUNIT_ASSERT_FALSE(test, mm_mapping(c, 0, 0).by_pte);
+	KUNIT_ASSERT_EQ(test, mm_nr_writable(c, 0), HPAGE_PMD_NR);
+}
+
+/* Does a write to the page have it copied? */
+static bool mm_copies(struct kunit *test, int i, unsigned long page)
+{
+	KUNIT_EXPECT_TRUE(test, mm_maps(test->priv, i, page));
+	mm_write(test, i, page);
+	return !mm_maps(test->priv, i, page);
+}
+
+/* The creator can have PTEs and PMDs in several page tables, and know it. */
+static void test_two_pmds(struct kunit *test)
+{
+	const unsigned long second = HPAGE_PMD_NR;
+	struct cow_ctx *c = test->priv;
+
+	new_two_pmds(test);
+	mm_fork(test, 0, 1);
+	KUNIT_EXPECT_EQ(test, folio_mapcount(c->folio), 2 * (HPAGE_PMD_NR + 1));
+	KUNIT_EXPECT_TRUE(test, mm_copies(test, 0, second + 1));
+	mm_exit(c, 1);
+	KUNIT_EXPECT_FALSE(test, folio_maybe_mapped_shared(c->folio));
+	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), 0);
+	KUNIT_EXPECT_FALSE(test, mm_copies(test, 0, second + 2));
+	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), HPAGE_PMD_NR - 1);
+	/* Its PMD is split, and then it has PTEs in two page tables. */
+	KUNIT_EXPECT_FALSE(test, mm_copies(test, 0, 3));
+	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), c->nr - 1);
+
+	/* The other MM has only a PMD. */
+	new_two_pmds(test);
+	mm_fork(test, 0, 1);
+	mm_zap(c, 1, second, HPAGE_PMD_NR);
+	KUNIT_EXPECT_TRUE(test, mm_copies(test, 0, second + 1));
+	mm_exit(c, 1);
+	/* Nobody else maps it, but has a reference. */
+	folio_get(c->folio);
+	KUNIT_EXPECT_TRUE(test, mm_copies(test, 0, second + 2));
+	folio_put(c->folio);
+	KUNIT_EXPECT_FALSE(test, mm_copies(test, 0, second + 3));
+
+	/* Who is not the creator cannot know that the PMD is its own. */
+	mm_fork(test, 0, 1);
+	mm_zap(c, 0, 0, c->nr);
+	KUNIT_EXPECT_TRUE(test, mm_copies(test, 1, second + 4));
+	mm_exit(c, 1);
+}
+
 static bool mm_shared(struct cow_ctx *c, int i, unsigned long page)
 {
 	const unsigned long addr = c->addr + page * PAGE_SIZE;
+	struct table_folios tf = {};
 	struct vm_area_struct *vma;
 	struct folio *folio;
 	struct folio_walk fw;
@@ -410,7 +540,7 @@ static bool mm_shared(struct cow_ctx *c, int i, unsigned long page)
 	folio = folio_walk_start(&fw, vma, addr, 0);
 	if (folio) {
 		shared = folio_maybe_mapped_shared_pte(folio, fw.page, vma, addr,
-						       fw.ptep);
+						       fw.ptep, &tf);
 		folio_walk_end(&fw, vma);
 	}
 	mmap_read_unlock(c->mms[i]);
@@ -440,6 +570,143 @@ static void test_shared(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, folio_maybe_mapped_shared(c->folio));
 	KUNIT_EXPECT_FALSE(test, mm_shared(c, 2, 0));
 	KUNIT_EXPECT_FALSE(test, mm_shared(c, 2, c->nr / 2 - 1));
+}
+
+/*
+ * Ask for each page that MM @i maps in the page table of the folio, as a walker
+ * does that holds the PTL all the time. Return how many pages are said to be
+ * exclusive, and in @tf how many entries were read.
+ */
+static unsigned long mm_walk_exclusive(struct kunit *test, int i,
+				       struct table_folios *tf)
+{
+	struct cow_ctx *c = test->priv;
+	unsigned long page, first = 0, exclusive = 0;
+	struct vm_area_struct *vma;
+	struct folio_walk fw;
+	pte_t pte;
+
+	while (first < HPAGE_PMD_NR - 1 && !mm_mapping(c, i, first).pfn)
+		first++;
+	*tf = (struct table_folios){};
+	mmap_read_lock(c->mms[i]);
+	vma = vma_lookup(c->mms[i], c->addr);
+	if (!folio_walk_start(&fw, vma, c->addr + first * PAGE_SIZE, 0)) {
+		mmap_read_unlock(c->mms[i]);
+		KUNIT_FAIL_AND_ABORT(test, "MM %d maps nothing", i);
+	}
+	for (page = first; page < HPAGE_PMD_NR; page++) {
+		pte = ptep_get(fw.ptep + page - first);
+		if (pte_present(pte))
+			exclusive += !folio_maybe_mapped_shared_pte(page_folio(pte_page(pte)),
+						pte_page(pte), vma,
+						c->addr + page * PAGE_SIZE,
+						fw.ptep + page - first, tf);
+	}
+	folio_walk_end(&fw, vma);
+	mmap_read_unlock(c->mms[i]);
+	return exclusive;
+}
+
+/* Two MMs have every other page of the first @nr: each page is a batch. */
+static void test_walk_alternate(struct kunit *test)
+{
+	struct cow_ctx *c = folio_of_param(test);
+	struct table_folios tf;
+	unsigned long nr, page;
+
+	for (nr = c->nr; nr >= c->nr / 2; nr -= c->nr / 2) {
+		if (nr != c->nr)
+			new_folio(test, c->order);
+		if (nr != c->nr)
+			mm_zap(c, 0, nr, c->nr - nr);
+		mm_fork(test, 0, 1);
+		mm_fork(test, 0, 2);
+		mm_exit(c, 0);
+		for (page = 0; page < nr; page++)
+			mm_zap(c, 1 + page % 2, page, 1);
+
+		KUNIT_EXPECT_EQ(test, 0, mm_walk_exclusive(test, 2, &tf));
+		KUNIT_EXPECT_LE(test, tf.nr_read, nr == c->nr ? 2 : c->nr);
+		KUNIT_EXPECT_EQ(test, 0, mm_walk_exclusive(test, 1, &tf));
+		KUNIT_EXPECT_LE(test, tf.nr_read, nr == c->nr ? 2 : c->nr);
+		mm_exit(c, 1);
+		KUNIT_EXPECT_EQ(test, nr / 2, mm_walk_exclusive(test, 2, &tf));
+		KUNIT_EXPECT_LE(test, tf.nr_read, nr);
+		mms_exit(c);
+	}
+}
+
+/* Put folios of another order in every other place for one of that order. */
+static void nest_folios(struct kunit *test, unsigned int order)
+{
+	struct cow_ctx *c = test->priv;
+	const unsigned long nr = 1UL << order;
+	unsigned long page;
+
+	set_order(c, order);
+	for (page = nr; page < c->nr; page += 2 * nr) {
+		mm_zap(c, 0, page, nr);
+		mm_write(test, 0, page);
+		if (folio_order(pfn_folio(mm_mapping(c, 0, page).pfn)) != order)
+			kunit_skip(test, "no folio of order %u", order);
+	}
+	set_order(c, 0);
+}
+
+/* Large folios alternate in the table: one in the holes of another, and more. */
+static void test_walk_nested(struct kunit *test)
+{
+	struct cow_ctx *c = test->priv;
+	struct table_folios tf;
+
+	new_folio(test, HPAGE_PMD_ORDER);
+	nest_folios(test, 2);
+	mm_fork(test, 0, 1);
+	mm_exit(c, 0);
+	KUNIT_EXPECT_EQ(test, c->nr, mm_walk_exclusive(test, 1, &tf));
+	KUNIT_EXPECT_LE(test, tf.nr_read, c->nr + c->nr / 2);
+	mm_exit(c, 1);
+
+	/* Too much to ask: some are called shared. */
+	new_folio(test, HPAGE_PMD_ORDER);
+	nest_folios(test, 4);
+	nest_folios(test, 2);
+	mm_fork(test, 0, 1);
+	mm_exit(c, 0);
+	KUNIT_EXPECT_GT(test, mm_walk_exclusive(test, 1, &tf), 0);
+	KUNIT_EXPECT_LE(test, tf.nr_read, 2 * HPAGE_PMD_NR);
+	mm_fork(test, 1, 2);
+	KUNIT_EXPECT_EQ(test, 0, mm_walk_exclusive(test, 1, &tf));
+	KUNIT_EXPECT_LE(test, tf.nr_read, 2 * HPAGE_PMD_NR);
+}
+
+/* NUMA balancing samples what a daemon has got from a parent that is dead. */
+static void test_numa_hinting(struct kunit *test)
+{
+	struct cow_ctx *c = folio_of_param(test);
+	unsigned long before = 0, after = 0;
+#ifdef CONFIG_NUMA_BALANCING
+	const unsigned long end = c->addr + c->nr * PAGE_SIZE;
+	const int mode = sysctl_numa_balancing_mode;
+	struct vm_area_struct *vma;
+
+	sysctl_numa_balancing_mode = NUMA_BALANCING_NORMAL;
+	mm_fork(test, 0, 1);
+	mmget(c->mms[1]);	/* as if it had threads, so on any node */
+	mmap_read_lock(c->mms[1]);
+	vma = vma_lookup(c->mms[1], c->addr);
+	before = change_prot_numa(vma, c->addr, end);
+	mm_exit(c, 0);
+	after = change_prot_numa(vma, c->addr, end);
+	mmap_read_unlock(c->mms[1]);
+	mmput(c->mms[1]);
+	sysctl_numa_balancing_mode = mode;
+#else
+	kunit_skip(test, "no NUMA balancing in this kernel");
+#endif
+	KUNIT_EXPECT_EQ(test, before, 0);
+	KUNIT_EXPECT_EQ(test, after, c->nr);
 }
 
 /* Only one page is still mapped: its copy lets the folio be freed. */
@@ -472,6 +739,7 @@ static void test_reference(struct kunit *test)
 
 	mm_write(test, 0, 1);
 	KUNIT_EXPECT_TRUE(test, mm_maps(c, 0, 1));
+	mm_write_rest(test, 0);
 	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), c->nr - 1);
 }
 
@@ -492,6 +760,7 @@ static void test_vmas(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), 2);
 	mm_write(test, 0, c->nr - 1);
 	KUNIT_EXPECT_TRUE(test, mm_maps(c, 0, c->nr - 1));
+	mm_write_rest(test, 0);
 	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), c->nr);
 }
 
@@ -507,6 +776,7 @@ static void test_holes(struct kunit *test)
 	mm_write(test, 0, 0);
 	KUNIT_EXPECT_TRUE(test, mm_maps(c, 0, 0));
 	KUNIT_EXPECT_FALSE(test, mm_maps(c, 0, 1));
+	mm_write_rest(test, 0);
 	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), c->nr - 2);
 }
 
@@ -520,7 +790,7 @@ static void test_unshare(struct kunit *test)
 	mm_fault(test, 0, 0, FAULT_FLAG_UNSHARE);
 	KUNIT_EXPECT_TRUE(test, mm_maps(c, 0, 0));
 	KUNIT_EXPECT_TRUE(test, mm_mapping(c, 0, 0).exclusive);
-	KUNIT_EXPECT_TRUE(test, mm_mapping(c, 0, c->nr - 1).exclusive);
+	KUNIT_EXPECT_TRUE(test, mm_mapping(c, 0, min(c->nr, 16) - 1).exclusive);
 	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), 0);
 	mm_write(test, 0, 0);
 	KUNIT_EXPECT_TRUE(test, mm_maps(c, 0, 0));
@@ -652,15 +922,69 @@ static void test_contpte(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mm_nr_contpte(c, 0), c->nr);
 	mm_exit(c, 0);
 	mm_write(test, 1, 3);
+	KUNIT_EXPECT_EQ(test, mm_nr_contpte(c, 1), c->nr);
+	mm_write_rest(test, 1);
 	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 1), c->nr);
 	KUNIT_EXPECT_EQ(test, mm_nr_contpte(c, 1), c->nr);
 }
 
 /*
+ * A block of arm64 that was unfolded stays so: folding it would need the TLB to be
+ * flushed in between.
+ */
+static void test_contpte_unfolded(struct kunit *test)
+{
+	struct cow_ctx *c = folio_of_param(test);
+	unsigned long folded;
+
+	if (mm_nr_contpte(c, 0) != c->nr)
+		kunit_skip(test, "entries of this folio are not folded");
+	change_entry(test, 3, pte_wrprotect);
+	change_entry(test, 3, pte_mkwrite_novma);
+	folded = mm_nr_contpte(c, 0);
+	KUNIT_EXPECT_LT(test, folded, c->nr);
+	mm_fork(test, 0, 1);
+	mm_exit(c, 1);
+	mm_write_rest(test, 0);
+	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), c->nr);
+	KUNIT_EXPECT_EQ(test, mm_nr_contpte(c, 0), folded);
+}
+
+/* The window of a write fault grows for a writer that goes on where it ended. */
+static void test_window(struct kunit *test)
+{
+	struct cow_ctx *c = folio_of_param(test);
+	const unsigned int user_write = FAULT_FLAG_WRITE | FAULT_FLAG_USER;
+	const unsigned long min = PAGE_SIZE == SZ_4K ? 16 : 128;
+	unsigned long last, sum = 0, faults = 0;
+
+	mm_fork(test, 0, 1);
+	mm_exit(c, 1);
+	/* The end of the folio, without a neighbour that is writable */
+	last = min(c->nr, min);
+	mm_fault(test, 0, c->nr - 1, user_write);
+	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), last);
+
+	for (; sum < c->nr - last && faults < c->nr; faults++) {
+		mm_fault(test, 0, sum, user_write);
+		sum = mm_nr_writable(c, 0) - last;
+	}
+	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), c->nr);
+	if (c->nr > min)
+		KUNIT_EXPECT_LE(test, faults, ilog2(c->nr / min) + 1);
+
+	/* GUP has all of it at once. */
+	mm_fork(test, 0, 1);
+	mm_exit(c, 1);
+	mm_write(test, 0, 0);
+	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), c->nr);
+}
+
+/*
  * How long a write fault takes: one that copies a page since the folio has other
  * references; one that copies, too, but has read all entries before, because
- * another MM, the creator, maps the other half; and one that reuses the whole
- * folio. Only to be read: the times depend on too much.
+ * another MM, the creator, maps the other half; and one that reuses the page.
+ * Only to be read: the times depend on too much.
  */
 static void test_cost(struct kunit *test)
 {
@@ -693,9 +1017,8 @@ static void test_cost(struct kunit *test)
 	reuse = ktime_get_ns();
 	mm_write(test, 0, 0);
 	reuse = ktime_get_ns() - reuse;
-	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), c->nr);
 
-	kunit_info(test, "order %u, ns: a copy %llu, after a search in vain %llu; reuse of all %llu\n",
+	kunit_info(test, "order %u, ns: a copy %llu, after a search in vain %llu; reuse %llu\n",
 		   c->order, div64_ul(copy, half / 2), div64_ul(vain, half / 2), reuse);
 }
 
@@ -704,7 +1027,11 @@ static struct kunit_case cow_test_cases[] = {
 	KUNIT_CASE_PARAM(test_parts, orders_gen_params),
 	KUNIT_CASE_PARAM(test_part_alone, orders_gen_params),
 	KUNIT_CASE(test_pmd),
+	KUNIT_CASE(test_two_pmds),
 	KUNIT_CASE_PARAM(test_shared, orders_gen_params),
+	KUNIT_CASE_PARAM(test_walk_alternate, orders_gen_params),
+	KUNIT_CASE(test_walk_nested),
+	KUNIT_CASE_PARAM(test_numa_hinting, orders_gen_params),
 	KUNIT_CASE_PARAM(test_last_page, orders_gen_params),
 	KUNIT_CASE_PARAM(test_reference, orders_gen_params),
 	KUNIT_CASE_PARAM(test_vmas, orders_gen_params),
@@ -712,6 +1039,8 @@ static struct kunit_case cow_test_cases[] = {
 	KUNIT_CASE_PARAM(test_unshare, orders_gen_params),
 	KUNIT_CASE_PARAM(test_entry, entries_gen_params),
 	KUNIT_CASE_PARAM(test_contpte, orders_gen_params),
+	KUNIT_CASE_PARAM(test_contpte_unfolded, orders_gen_params),
+	KUNIT_CASE_PARAM(test_window, orders_gen_params),
 	KUNIT_CASE_PARAM(test_cost, orders_gen_params),
 	{}
 };

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Tests for the word that counts the mappings of a large folio: its fields,
- * what is derived from a snapshot, and what each operation adds.
+ * Tests for the packed mapcount of a large folio: its fields, what is derived from a
+ * snapshot, and what each operation adds. Literal numbers are not taken from the
+ * header on purpose.
  */
 #include <kunit/test.h>
 #include <linux/folio_mapcounts.h>
@@ -9,14 +10,21 @@
 #include <linux/sizes.h>
 #include <linux/string.h>
 
-#define PTES_TOP	((u32)~0U)
-#define ENTIRE_TOP	((1U << FOLIO_MAPCOUNTS_ENTIRE_BITS) - 1)
-#define CREATOR_TOP	((1U << FOLIO_MAPCOUNTS_CREATOR_BITS) - 1)
+#define P		ilog2(MAX_PTRS_PER_PTE)
+#define PTES_TOP	0x7fffffffU
+#define PMDS_TOP	((1U << (31 - P)) - 1)
+#define CREATOR_TOP	((4U << P) - 1)
 
-static struct folio_mapcounts make(u64 ptes, u64 entire, u64 creator)
+/* Pages that a PMD maps, if the page tables are as large as can be: see PMD_NR. */
+#define NR		BIT(P)
+
+/* That is known at boot only on ppc64. */
+#define PMD_NR		BIT(MAPCOUNTS_PMD_ORDER)
+
+static struct folio_mapcounts make(u64 ptes, u64 pmds, u64 creator)
 {
 	return (struct folio_mapcounts){
-		.word = ptes | entire << 32 | creator << 50,
+		.val = ptes | pmds << 31 | creator << (62 - P),
 	};
 }
 
@@ -24,139 +32,127 @@ static struct folio_mapcounts make(u64 ptes, u64 entire, u64 creator)
 struct answers {
 	const char *desc;
 	/* the snapshot */
-	u32 ptes, entire, creator;
+	u32 ptes, pmds, creator;
 	unsigned long nr_pages;
 	/* the answers */
-	int total;
-	u64 pages;
-	unsigned long estimate;
-	bool mapped, creator_only, partial;
+	unsigned int entries;
+	unsigned long pages, nr_mapped, nr_pmdmapped;
+	bool exclusive, partial;
 };
 
 static const struct answers answers_table[] = {
 	{
 		.desc = "unmapped", .nr_pages = 512,
-		.creator_only = true,
+		.exclusive = true,
 	}, {
 		.desc = "one PTE of the creator", .nr_pages = 512,
 		.ptes = 1, .creator = 1,
-		.total = 1, .pages = 1, .estimate = 1,
-		.mapped = true, .creator_only = true, .partial = true,
+		.entries = 1, .pages = 1, .nr_mapped = 1,
+		.exclusive = true, .partial = true,
 	}, {
 		.desc = "one PTE of another MM", .nr_pages = 512,
 		.ptes = 1,
-		.total = 1, .pages = 1, .estimate = 1,
-		.mapped = true, .partial = true,
+		.entries = 1, .pages = 1, .nr_mapped = 1,
+		.partial = true,
 	}, {
 		.desc = "order 1, one PTE", .nr_pages = 2,
 		.ptes = 1, .creator = 1,
-		.total = 1, .pages = 1, .estimate = 1,
-		.mapped = true, .creator_only = true, .partial = true,
+		.entries = 1, .pages = 1, .nr_mapped = 1,
+		.exclusive = true, .partial = true,
 	}, {
 		.desc = "order 1, all PTEs", .nr_pages = 2,
 		.ptes = 2, .creator = 2,
-		.total = 2, .pages = 2, .estimate = 2,
-		.mapped = true, .creator_only = true,
+		.entries = 2, .pages = 2, .nr_mapped = 2,
+		.exclusive = true,
 	}, {
-		.desc = "all but one PTE", .nr_pages = 512,
-		.ptes = 511, .creator = 511,
-		.total = 511, .pages = 511, .estimate = 511,
-		.mapped = true, .creator_only = true, .partial = true,
+		.desc = "all but one PTE", .nr_pages = NR,
+		.ptes = NR - 1, .creator = NR - 1,
+		.entries = NR - 1, .pages = NR - 1, .nr_mapped = NR - 1,
+		.exclusive = true, .partial = true,
 	}, {
-		.desc = "all PTEs", .nr_pages = 512,
-		.ptes = 512, .creator = 512,
-		.total = 512, .pages = 512, .estimate = 512,
-		.mapped = true, .creator_only = true,
+		.desc = "all PTEs", .nr_pages = NR,
+		.ptes = NR, .creator = NR,
+		.entries = NR, .pages = NR, .nr_mapped = NR,
+		.exclusive = true,
 	}, {
-		.desc = "all PTEs, and one of another MM", .nr_pages = 512,
-		.ptes = 513, .creator = 512,
-		.total = 513, .pages = 513, .estimate = 512,
-		.mapped = true,
+		.desc = "all PTEs, and one of another MM", .nr_pages = NR,
+		.ptes = NR + 1, .creator = NR,
+		.entries = NR + 1, .pages = NR + 1, .nr_mapped = NR,
 	}, {
-		/* Maybe the same 256 pages twice: that is not certain. */
-		.desc = "half and half", .nr_pages = 512,
-		.ptes = 512, .creator = 256,
-		.total = 512, .pages = 512, .estimate = 512,
-		.mapped = true,
+		/* Maybe the same pages twice: that is not certain. */
+		.desc = "half and half", .nr_pages = NR,
+		.ptes = NR, .creator = NR / 2,
+		.entries = NR, .pages = NR, .nr_mapped = NR,
 	}, {
-		.desc = "PMD of the creator", .nr_pages = 512,
-		.entire = 1, .creator = 512,
-		.total = 1, .pages = 512, .estimate = 512,
-		.mapped = true, .creator_only = true,
+		.desc = "PMD of the creator", .nr_pages = NR,
+		.pmds = 1, .creator = 1,
+		.entries = 1, .pages = NR, .nr_mapped = NR, .nr_pmdmapped = NR,
+		.exclusive = true,
 	}, {
-		.desc = "PMD of another MM", .nr_pages = 512,
-		.entire = 1,
-		.total = 1, .pages = 512, .estimate = 512,
-		.mapped = true,
+		.desc = "PMD of another MM", .nr_pages = NR,
+		.pmds = 1,
+		.entries = 1, .pages = NR, .nr_mapped = NR, .nr_pmdmapped = NR,
 	}, {
-		.desc = "PMD and one PTE of the creator", .nr_pages = 512,
-		.ptes = 1, .entire = 1, .creator = 513,
-		.total = 2, .pages = 513, .estimate = 512,
-		.mapped = true, .creator_only = true,
+		.desc = "PMD and one PTE of the creator", .nr_pages = NR,
+		.ptes = 1, .pmds = 1, .creator = 2,
+		.entries = 2, .pages = NR + 1, .nr_mapped = NR, .nr_pmdmapped = NR,
+		.exclusive = true,
 	}, {
-		.desc = "PMD of the creator, PTE of another MM", .nr_pages = 512,
-		.ptes = 1, .entire = 1, .creator = 512,
-		.total = 2, .pages = 513, .estimate = 512,
-		.mapped = true,
+		.desc = "PMD of the creator, PTE of another MM", .nr_pages = NR,
+		.ptes = 1, .pmds = 1, .creator = 1,
+		.entries = 2, .pages = NR + 1, .nr_mapped = NR, .nr_pmdmapped = NR,
 	}, {
-		/* The most that one MM maps of an anonymous folio: arm64, 64K. */
-		.desc = "8192 pages by PTEs", .nr_pages = 8192,
-		.ptes = 8192, .creator = 8192,
-		.total = 8192, .pages = 8192, .estimate = 8192,
-		.mapped = true, .creator_only = true,
+		.desc = "two PMDs, one mapped", .nr_pages = 2 * NR,
+		.pmds = 1, .creator = 1,
+		.entries = 1, .pages = NR, .nr_mapped = NR, .nr_pmdmapped = NR,
+		.exclusive = true, .partial = true,
 	}, {
-		.desc = "8192 pages by a PMD", .nr_pages = 8192,
-		.entire = 1, .creator = 8192,
-		.total = 1, .pages = 8192, .estimate = 8192,
-		.mapped = true, .creator_only = true,
+		.desc = "two PMDs, one of them and PTEs", .nr_pages = 2 * NR,
+		.ptes = NR - 1, .pmds = 1, .creator = NR,
+		.entries = NR, .pages = 2 * NR - 1, .nr_mapped = 2 * NR - 1,
+		.nr_pmdmapped = NR, .exclusive = true, .partial = true,
 	}, {
-		.desc = "the last count that is exact", .nr_pages = 8192,
-		.ptes = 16383, .creator = 16383,
-		.total = 16383, .pages = 16383, .estimate = 8192,
-		.mapped = true, .creator_only = true,
+		.desc = "two PMDs, both", .nr_pages = 2 * NR,
+		.pmds = 2, .creator = 2,
+		.entries = 2, .pages = 2 * NR, .nr_mapped = 2 * NR,
+		.nr_pmdmapped = 2 * NR, .exclusive = true,
 	}, {
-		.desc = "creator wrapped to 0", .nr_pages = 8192,
-		.ptes = 16384, .creator = 0,
-		.total = 16384, .pages = 16384, .estimate = 8192,
-		.mapped = true,
+		.desc = "two PMDs, both, and a PTE", .nr_pages = 2 * NR,
+		.ptes = 1, .pmds = 2, .creator = 3,
+		.entries = 3, .pages = 2 * NR + 1, .nr_mapped = 2 * NR,
+		.nr_pmdmapped = 2 * NR, .exclusive = true,
 	}, {
-		.desc = "creator wrapped to 0 by PMDs", .nr_pages = 8192,
-		.entire = 2, .creator = 0,
-		.total = 2, .pages = 16384, .estimate = 8192,
-		.mapped = true,
+		.desc = "two PMDs, by PTEs", .nr_pages = 2 * NR,
+		.ptes = 2 * NR, .creator = 2 * NR,
+		.entries = 2 * NR, .pages = 2 * NR, .nr_mapped = 2 * NR,
+		.exclusive = true,
 	}, {
-		.desc = "creator wrapped to 1", .nr_pages = 8192,
-		.ptes = 16385, .creator = 1,
-		.total = 16385, .pages = 16385, .estimate = 8192,
-		.mapped = true,
+		.desc = "the last count that is exact", .nr_pages = NR,
+		.ptes = 4 * NR - 1, .creator = 4 * NR - 1,
+		.entries = 4 * NR - 1, .pages = 4 * NR - 1, .nr_mapped = NR,
+		.exclusive = true,
 	}, {
-		.desc = "a PUD of 2^18 pages", .nr_pages = 1UL << 18,
-		.entire = 1,
-		.total = 1, .pages = 1UL << 18, .estimate = 1UL << 18,
-		.mapped = true,
+		.desc = "creator wrapped to 0", .nr_pages = NR,
+		.ptes = 4 * NR, .creator = 0,
+		.entries = 4 * NR, .pages = 4 * NR, .nr_mapped = NR,
 	}, {
-		.desc = "ptes at the bound", .nr_pages = 512,
-		.ptes = FOLIO_MAPCOUNTS_PTES_MAX,
-		.total = 1 << 30, .pages = 1 << 30, .estimate = 512,
-		.mapped = true,
+		.desc = "creator wrapped to 1", .nr_pages = NR,
+		.ptes = 4 * NR + 1, .creator = 1,
+		.entries = 4 * NR + 1, .pages = 4 * NR + 1, .nr_mapped = NR,
 	}, {
-		.desc = "entire at the bound", .nr_pages = 512,
-		.entire = FOLIO_MAPCOUNTS_ENTIRE_MAX,
-		.total = 1 << 17, .pages = 1 << 26, .estimate = 512,
-		.mapped = true,
+		.desc = "ptes at the bound", .nr_pages = NR,
+		.ptes = 1U << 30,
+		.entries = 1 << 30, .pages = 1 << 30, .nr_mapped = NR,
 	}, {
-		.desc = "both at the bound", .nr_pages = 512,
-		.ptes = FOLIO_MAPCOUNTS_PTES_MAX,
-		.entire = FOLIO_MAPCOUNTS_ENTIRE_MAX, .creator = CREATOR_TOP,
-		.total = (1 << 30) + (1 << 17),
-		.pages = (1 << 30) + (1 << 26), .estimate = 512,
-		.mapped = true,
+		.desc = "pmds at the bound", .nr_pages = NR,
+		.pmds = 1U << (30 - P), .creator = CREATOR_TOP,
+		.entries = 1 << (30 - P), .pages = 1 << 30, .nr_mapped = NR,
+		.nr_pmdmapped = NR,
 	}, {
-		.desc = "entire full", .nr_pages = 1UL << 18,
-		.entire = ENTIRE_TOP,
-		.total = ENTIRE_TOP, .pages = (u64)ENTIRE_TOP << 18,
-		.estimate = 1UL << 18,
-		.mapped = true,
+		.desc = "both fields full", .nr_pages = NR,
+		.ptes = PTES_TOP, .pmds = PMDS_TOP,
+		.entries = PTES_TOP + PMDS_TOP,
+		.pages = PTES_TOP + PMDS_TOP * NR, .nr_mapped = NR, .nr_pmdmapped = NR,
 	},
 };
 
@@ -165,46 +161,93 @@ KUNIT_ARRAY_PARAM_DESC(answers, answers_table, desc);
 static void test_answers(struct kunit *test)
 {
 	const struct answers *a = test->param_value;
-	const struct folio_mapcounts mc = make(a->ptes, a->entire, a->creator);
+	const struct folio_mapcounts mc = make(a->ptes, a->pmds, a->creator);
 
-	KUNIT_EXPECT_EQ(test, folio_mapcounts_ptes(mc), a->ptes);
-	KUNIT_EXPECT_EQ(test, folio_mapcounts_entire(mc), a->entire);
-	KUNIT_EXPECT_EQ(test, folio_mapcounts_creator(mc), a->creator);
-	KUNIT_EXPECT_EQ(test, folio_mapcounts_mapped(mc), a->mapped);
-	KUNIT_EXPECT_EQ(test, folio_mapcounts_total(mc), a->total);
-	KUNIT_EXPECT_EQ(test, folio_mapcounts_pages(mc, a->nr_pages), a->pages);
-	KUNIT_EXPECT_EQ(test, folio_mapcounts_creator_only(mc, a->nr_pages),
-			a->creator_only);
-	KUNIT_EXPECT_EQ(test, folio_mapcounts_estimate(mc, a->nr_pages),
-			a->estimate);
-	KUNIT_EXPECT_EQ(test, folio_mapcounts_partial(mc, a->nr_pages),
-			a->partial);
-	KUNIT_EXPECT_EQ(test, folio_mapcounts_average(mc, a->nr_pages),
-			div64_u64(a->pages + a->nr_pages - 1, a->nr_pages));
-	KUNIT_EXPECT_TRUE(test, folio_mapcounts_creator_possible(mc, a->nr_pages));
+	KUNIT_EXPECT_EQ(test, mapcounts_ptes(mc), a->ptes);
+	KUNIT_EXPECT_EQ(test, mapcounts_pmds(mc), a->pmds);
+	KUNIT_EXPECT_EQ(test, mapcounts_creator(mc), a->creator);
+	KUNIT_EXPECT_EQ(test, mapcounts_mapped(mc), a->entries > 0);
+	KUNIT_EXPECT_EQ(test, mapcounts_entries(mc), a->entries);
+	KUNIT_EXPECT_EQ(test, mapcounts_bound_pages(mc), a->pages);
+	KUNIT_EXPECT_EQ(test, mapcounts_exclusive(mc), a->exclusive);
+	KUNIT_EXPECT_TRUE(test, mapcounts_valid(mc));
+	if (a->pmds && PMD_NR != NR)
+		kunit_skip(test, "PMDs map fewer pages here");
+	KUNIT_EXPECT_EQ(test, mapcounts_pages(mc), a->pages);
+	KUNIT_EXPECT_EQ(test, mapcounts_nr_mapped(mc, a->nr_pages, false),
+			a->nr_mapped);
+	KUNIT_EXPECT_EQ(test, mapcounts_nr_pmdmapped(mc, a->nr_pages),
+			a->nr_pmdmapped);
+	KUNIT_EXPECT_EQ(test, mapcounts_partial(mc, a->nr_pages), a->partial);
+	KUNIT_EXPECT_EQ(test, mapcounts_average(mc, a->nr_pages),
+			div64_u64((u64)a->pages + a->nr_pages - 1, a->nr_pages));
+}
+
+/* What the creator and the others map of an anonymous folio. */
+struct anon_estimate {
+	const char *desc;
+	unsigned int ptes, pmds, creator;
+	unsigned long nr_pages, estimate;
+};
+
+static const struct anon_estimate anon_estimate_table[] = {
+	{ "unmapped", 0, 0, 0, 16, 0 },
+	{ "one page of the creator", 1, 0, 1, 16, 1 },
+	{ "one page of another MM", 1, 0, 0, 16, 1 },
+	{ "all pages of the creator", 16, 0, 16, 16, 16 },
+	{ "parent and child", 32, 0, 16, 16, 16 },
+	{ "parent and child, both a part", 20, 0, 10, 16, 10 },
+	{ "parent less than child", 18, 0, 8, 16, 10 },
+	{ "child less than parent", 18, 0, 10, 16, 10 },
+	{ "parent and two children, all a part", 30, 0, 10, 16, 16 },
+	{ "two children, few pages", 9, 0, 3, 16, 6 },
+	{ "one half each", 16, 0, 8, 16, 8 },
+	{ "orphans", 14, 0, 0, 16, 14 },
+	{ "many orphans", 140, 0, 0, 16, 16 },
+	{ "PMD of another MM, PTE of the creator", 1, 1, 1, NR, NR },
+	{ "PMD of the creator, PTE of another MM", 1, 1, 1, NR, NR },
+	{ "two PMDs, one of them mapped by two MMs", 0, 2, 1, 4 * NR, 2 * NR },
+	{ "the same after both were split", 2 * NR, 0, NR, 4 * NR, NR },
+	{ "two PMDs, parent and child, by PTEs", 4 * NR, 0, 2 * NR, 2 * NR, 2 * NR },
+	{ "the same, all but one page", 4 * NR - 2, 0, 2 * NR - 1, 2 * NR, 2 * NR - 1 },
+	{ "four PMDs by PTEs, creator wrapped to 0", 4 * NR, 0, 0, 4 * NR, 4 * NR },
+	{ "more PTEs, creator wrapped to 1", 4 * NR + 1, 0, 1, 8 * NR, 4 * NR },
+};
+
+KUNIT_ARRAY_PARAM_DESC(anon_estimate, anon_estimate_table, desc);
+
+static void test_anon_estimate(struct kunit *test)
+{
+	const struct anon_estimate *a = test->param_value;
+
+	if (a->pmds && PMD_NR != NR)
+		kunit_skip(test, "PMDs map fewer pages here");
+	KUNIT_EXPECT_EQ(test, a->estimate,
+			mapcounts_nr_mapped(make(a->ptes, a->pmds, a->creator),
+					    a->nr_pages, true));
 }
 
 /* What MMs map of one folio, and how many of them map that. */
 struct sharing {
 	const char *desc;
-	unsigned long nr_pages;
-	struct { u32 mms, ptes, entire; } map[4];
+	unsigned long nr_pages;		/* 0: as many as 2 PMDs map */
+	struct { u32 mms, ptes, pmds; } map[4];
 };
 
 static const struct sharing sharing_table[] = {
 	{
-		.desc = "unmapped", .nr_pages = 512,
+		.desc = "unmapped",
 	}, {
 		.desc = "one MM, a part", .nr_pages = 512,
 		.map = { { 1, 16, 0 } },
 	}, {
-		.desc = "one MM, a PMD", .nr_pages = 512,
+		.desc = "one MM, a PMD",
 		.map = { { 1, 0, 1 } },
 	}, {
 		.desc = "3 MMs, all pages", .nr_pages = 512,
 		.map = { { 3, 512, 0 } },
 	}, {
-		.desc = "7 MMs, PMDs", .nr_pages = 512,
+		.desc = "7 MMs, PMDs",
 		.map = { { 7, 0, 1 } },
 	}, {
 		.desc = "half and half", .nr_pages = 512,
@@ -216,16 +259,16 @@ static const struct sharing sharing_table[] = {
 		.desc = "33 MMs, few pages", .nr_pages = 512,
 		.map = { { 33, 16, 0 } },
 	}, {
-		.desc = "a PMD and one PTE", .nr_pages = 512,
+		.desc = "a PMD and one PTE",
 		.map = { { 1, 0, 1 }, { 1, 1, 0 } },
 	}, {
-		.desc = "PMDs and PTEs, also of one MM", .nr_pages = 512,
+		.desc = "PMDs and PTEs, also of one MM",
 		.map = { { 3, 0, 1 }, { 1, 511, 0 }, { 1, 7, 2 }, { 5, 100, 0 } },
 	}, {
 		.desc = "unequal parts", .nr_pages = 16,
 		.map = { { 1, 1, 0 }, { 1, 15, 0 }, { 1, 16, 0 }, { 1, 3, 0 } },
 	}, {
-		.desc = "8192 pages", .nr_pages = 8192,
+		.desc = "many PTEs",
 		.map = { { 10, 8192, 0 }, { 10, 0, 1 }, { 3, 77, 0 } },
 	},
 };
@@ -233,28 +276,43 @@ static const struct sharing sharing_table[] = {
 KUNIT_ARRAY_PARAM_DESC(sharing, sharing_table, desc);
 
 /* Shares add up to the estimate, in bytes with 12 binary places: as in smaps. */
-static void test_share(struct kunit *test)
+static void check_share(struct kunit *test, struct folio_mapcounts mc, bool anon)
 {
 	const struct sharing *s = test->param_value;
+	const unsigned long nr_pages = s->nr_pages ?: 2 * PMD_NR;
 	const u64 unit = (u64)SZ_64K << 12;
-	struct folio_mapcounts mc = {};
 	u64 sum = 0, shares = 0, whole;
 	int i;
 
-	for (i = 0; i < ARRAY_SIZE(s->map); i++)
-		mc.word += s->map[i].mms *
-			   make(s->map[i].ptes, s->map[i].entire, 0).word;
 	for (i = 0; i < ARRAY_SIZE(s->map); i++) {
-		const u64 pages = s->map[i].ptes + s->map[i].entire * s->nr_pages;
-		const u64 share = folio_mapcounts_share(mc, s->nr_pages, pages * unit);
+		const u64 pages = s->map[i].ptes + s->map[i].pmds * PMD_NR;
+		const u64 share = mapcounts_share(mc, nr_pages, anon, pages * unit);
 
 		KUNIT_EXPECT_LE(test, share, pages * unit);
 		sum += s->map[i].mms * share;
 		shares += s->map[i].mms;
 	}
-	whole = folio_mapcounts_estimate(mc, s->nr_pages) * unit;
+	whole = mapcounts_nr_mapped(mc, nr_pages, anon) * unit;
 	KUNIT_EXPECT_LE(test, sum, whole);
 	KUNIT_EXPECT_GE(test, sum + shares, whole);
+}
+
+/* Whether there is no creator, or it is one of the first MMs */
+static void test_share(struct kunit *test)
+{
+	const struct sharing *s = test->param_value;
+	const u32 creator = s->map[0].ptes + s->map[0].pmds;
+	struct folio_mapcounts mc = {};
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(s->map); i++)
+		mc.val += s->map[i].mms *
+			  make(s->map[i].ptes, s->map[i].pmds, 0).val;
+	check_share(test, mc, false);
+	check_share(test, mc, true);
+	mc.val += MAPCOUNTS_CREATOR * creator;
+	check_share(test, mc, false);
+	check_share(test, mc, true);
 }
 
 /* The largest product: 8192 PTEs, in a table of 64K pages, of a 16 GiB folio. */
@@ -263,26 +321,28 @@ static void test_share_bounds(struct kunit *test)
 	const unsigned long nr_pages = SZ_16G >> 16;
 	const u64 size = (u64)8192 * SZ_64K << 12;
 
-	KUNIT_EXPECT_EQ(test, size, folio_mapcounts_share(make(0, 0, 0), nr_pages, size));
-	KUNIT_EXPECT_EQ(test, size, folio_mapcounts_share(make(8192, 0, 0), nr_pages, size));
+	KUNIT_EXPECT_EQ(test, size,
+			mapcounts_share(make(0, 0, 0), nr_pages, false, size));
+	KUNIT_EXPECT_EQ(test, size,
+			mapcounts_share(make(8192, 0, 0), nr_pages, false, size));
 	KUNIT_EXPECT_EQ(test, size / 2,
-			folio_mapcounts_share(make(0, 2, 0), nr_pages, size));
+			mapcounts_share(make(2 * nr_pages, 0, 0), nr_pages, false, size));
 	KUNIT_EXPECT_EQ(test, size >> 12,
-			folio_mapcounts_share(make(FOLIO_MAPCOUNTS_PTES_MAX, 0, 0),
-					      nr_pages, size));
+			mapcounts_share(make(MAPCOUNTS_PAGES_MAX, 0, 0),
+					nr_pages, false, size));
 }
 
-/* Counts of the creator that are certainly wrong, and one that may be right. */
-static void test_creator_possible(struct kunit *test)
+/* Counts of the creator that are certainly wrong, and those that may be right. */
+static void test_valid(struct kunit *test)
 {
 	static const struct {
-		unsigned int ptes, entire, creator;
-		bool possible;
+		unsigned int ptes, pmds, creator;
+		bool valid;
 	} table[] = {
 		{ 0, 0, 1 },
 		{ 15, 0, 16 },
-		{ 3, 1, 20 },
-		{ 3, 1, 19, true },
+		{ 15, 1, 17 },
+		{ 3, 1, 4, true },
 		{ 0, 0, CREATOR_TOP },
 		{ CREATOR_TOP + 1, 0, CREATOR_TOP, true },
 	};
@@ -290,108 +350,88 @@ static void test_creator_possible(struct kunit *test)
 
 	for (i = 0; i < ARRAY_SIZE(table); i++) {
 		const struct folio_mapcounts mc =
-			make(table[i].ptes, table[i].entire, table[i].creator);
+			make(table[i].ptes, table[i].pmds, table[i].creator);
 
-		KUNIT_EXPECT_EQ_MSG(test, table[i].possible,
-				    folio_mapcounts_creator_possible(mc, 16),
+		KUNIT_EXPECT_EQ_MSG(test, table[i].valid, mapcounts_valid(mc),
 				    "table[%d]", i);
-	}
-}
-
-enum op { MAP_PTES, MAP_ENTIRE, SPLIT };
-
-static u64 delta_of(enum op op, unsigned long nr, bool creator)
-{
-	switch (op) {
-	case MAP_PTES:
-		return folio_mapcounts_delta_ptes(nr, creator);
-	case MAP_ENTIRE:
-		return folio_mapcounts_delta_entire(nr, creator);
-	default:
-		return folio_mapcounts_delta_split(nr);
 	}
 }
 
 /* One operation and its inverse. */
 struct transition {
 	const char *desc;
-	enum op op;
-	unsigned long nr;
+	long nr_ptes, nr_pmds;
 	bool creator;
-	struct { u32 ptes, entire, creator; } before, after;
+	struct { u32 ptes, pmds, creator; } before, after;
 };
 
 static const struct transition transitions_table[] = {
 	{
 		.desc = "first PTE, not the creator",
-		.op = MAP_PTES, .nr = 1,
+		.nr_ptes = 1,
 		.after = { 1, 0, 0 },
 	}, {
 		.desc = "first PTE, the creator",
-		.op = MAP_PTES, .nr = 1, .creator = true,
+		.nr_ptes = 1, .creator = true,
 		.after = { 1, 0, 1 },
 	}, {
-		.desc = "batch of 16",
-		.op = MAP_PTES, .nr = 16, .creator = true,
-		.before = { 3, 1, 2 }, .after = { 19, 1, 18 },
+		.desc = "batch of 3",
+		.nr_ptes = 3, .creator = true,
+		.before = { 3, 1, 2 }, .after = { 6, 1, 5 },
 	}, {
-		.desc = "batch of 512",
-		.op = MAP_PTES, .nr = 512, .creator = true,
-		.after = { 512, 0, 512 },
+		.desc = "all PTEs",
+		.nr_ptes = NR, .creator = true,
+		.after = { NR, 0, NR },
 	}, {
-		.desc = "batch of 8192",
-		.op = MAP_PTES, .nr = 8192, .creator = true,
-		.after = { 8192, 0, 8192 },
-	}, {
-		.desc = "batch of 512, not the creator",
-		.op = MAP_PTES, .nr = 512,
-		.before = { 512, 0, 512 }, .after = { 1024, 0, 512 },
+		.desc = "all PTEs, not the creator",
+		.nr_ptes = NR,
+		.before = { NR, 0, NR }, .after = { 2 * NR, 0, NR },
 	}, {
 		.desc = "PMD of the creator",
-		.op = MAP_ENTIRE, .nr = 512, .creator = true,
-		.after = { 0, 1, 512 },
+		.nr_pmds = 1, .creator = true,
+		.after = { 0, 1, 1 },
 	}, {
 		.desc = "PMD, not the creator",
-		.op = MAP_ENTIRE, .nr = 512,
-		.before = { 0, 1, 512 }, .after = { 0, 2, 512 },
+		.nr_pmds = 1,
+		.before = { 0, 1, 1 }, .after = { 0, 2, 1 },
 	}, {
-		.desc = "PUD, not the creator",
-		.op = MAP_ENTIRE, .nr = 1UL << 18,
-		.after = { 0, 1, 0 },
+		.desc = "PUD of the creator",
+		.nr_pmds = NR, .creator = true,
+		.after = { 0, NR, NR },
 	}, {
 		.desc = "split of the creator's PMD",
-		.op = SPLIT, .nr = 512,
-		.before = { 0, 1, 512 }, .after = { 512, 0, 512 },
+		.nr_ptes = NR, .nr_pmds = -1, .creator = true,
+		.before = { 0, 1, 1 }, .after = { NR, 0, NR },
 	}, {
 		.desc = "split of one PMD of two",
-		.op = SPLIT, .nr = 512,
-		.before = { 7, 2, 519 }, .after = { 519, 1, 519 },
+		.nr_ptes = NR, .nr_pmds = -1, .creator = true,
+		.before = { 3, 2, 5 }, .after = { NR + 3, 1, NR + 4 },
 	}, {
-		.desc = "creator carries out of the word, by PTEs",
-		.op = MAP_PTES, .nr = 4, .creator = true,
-		.before = { 16382, 5, 16382 }, .after = { 16386, 5, 2 },
+		.desc = "split, not the creator",
+		.nr_ptes = NR, .nr_pmds = -1,
+		.before = { 3, 2, 2 }, .after = { NR + 3, 1, 2 },
 	}, {
-		.desc = "creator carries out of the word, by a PMD",
-		.op = MAP_ENTIRE, .nr = 8192, .creator = true,
-		.before = { 0, 1, 8192 }, .after = { 0, 2, 0 },
+		.desc = "creator carries out at the top",
+		.nr_ptes = 4, .creator = true,
+		.before = { 4 * NR - 2, 3, CREATOR_TOP - 1 },
+		.after = { 4 * NR + 2, 3, 2 },
 	}, {
-		.desc = "ptes at the bound leave entire alone",
-		.op = MAP_PTES, .nr = 8192,
-		.before = { FOLIO_MAPCOUNTS_PTES_MAX, 3, 9 },
-		.after = { FOLIO_MAPCOUNTS_PTES_MAX + 8192, 3, 9 },
+		.desc = "ptes at the bound leave pmds alone",
+		.nr_ptes = NR,
+		.before = { 1U << 30, 3, 3 }, .after = { (1U << 30) + NR, 3, 3 },
 	}, {
 		.desc = "ptes up to the top of the field",
-		.op = MAP_PTES, .nr = 1,
+		.nr_ptes = 1,
 		.before = { PTES_TOP - 1, 0, 0 }, .after = { PTES_TOP, 0, 0 },
 	}, {
-		.desc = "entire at the bound leaves creator alone",
-		.op = MAP_ENTIRE, .nr = 512,
-		.before = { 3, FOLIO_MAPCOUNTS_ENTIRE_MAX, 9 },
-		.after = { 3, FOLIO_MAPCOUNTS_ENTIRE_MAX + 1, 9 },
+		.desc = "pmds at the bound leave creator alone",
+		.nr_pmds = 1,
+		.before = { 3, 1U << (30 - P), 3 },
+		.after = { 3, (1U << (30 - P)) + 1, 3 },
 	}, {
-		.desc = "entire up to the top of the field",
-		.op = MAP_ENTIRE, .nr = 512,
-		.before = { 0, ENTIRE_TOP - 1, 0 }, .after = { 0, ENTIRE_TOP, 0 },
+		.desc = "pmds up to the top of the field",
+		.nr_pmds = 1,
+		.before = { 0, PMDS_TOP - 1, 0 }, .after = { 0, PMDS_TOP, 0 },
 	},
 };
 
@@ -400,64 +440,49 @@ KUNIT_ARRAY_PARAM_DESC(transitions, transitions_table, desc);
 static void test_transitions(struct kunit *test)
 {
 	const struct transition *t = test->param_value;
-	const u64 delta = delta_of(t->op, t->nr, t->creator);
-	struct folio_mapcounts mc = make(t->before.ptes, t->before.entire,
+	struct folio_mapcounts mc = make(t->before.ptes, t->before.pmds,
 				    t->before.creator);
-	const u64 before = mc.word;
+	const u64 before = mc.val;
 
-	mc.word += delta;
-	KUNIT_EXPECT_EQ(test, folio_mapcounts_ptes(mc), t->after.ptes);
-	KUNIT_EXPECT_EQ(test, folio_mapcounts_entire(mc), t->after.entire);
-	KUNIT_EXPECT_EQ(test, folio_mapcounts_creator(mc), t->after.creator);
+	mc.val += mapcounts_delta(t->nr_ptes, t->nr_pmds, t->creator);
+	KUNIT_EXPECT_EQ(test, mapcounts_ptes(mc), t->after.ptes);
+	KUNIT_EXPECT_EQ(test, mapcounts_pmds(mc), t->after.pmds);
+	KUNIT_EXPECT_EQ(test, mapcounts_creator(mc), t->after.creator);
 
-	mc.word -= delta;
-	KUNIT_EXPECT_EQ(test, mc.word, before);
+	mc.val += mapcounts_delta(-t->nr_ptes, -t->nr_pmds, t->creator);
+	KUNIT_EXPECT_EQ(test, mc.val, before);
 }
 
-/* The fields fill the word, do not overlap, and read back alone. */
+/* The fields fill the packed mapcount, do not overlap, and read back alone. */
 static void test_fields(struct kunit *test)
 {
-	const u64 ptes = FOLIO_MAPCOUNTS_PTES_MASK;
-	const u64 entire = FOLIO_MAPCOUNTS_ENTIRE_MASK;
-	const u64 creator = FOLIO_MAPCOUNTS_CREATOR_MASK;
+	const u64 ptes = MAPCOUNTS_PTES_MASK;
+	const u64 pmds = MAPCOUNTS_PMDS_MASK;
+	const u64 creator = MAPCOUNTS_CREATOR_MASK;
 
-	KUNIT_EXPECT_EQ(test, ptes | entire | creator, ~0ULL);
-	KUNIT_EXPECT_EQ(test, (ptes & entire) | (ptes & creator) |
-			(entire & creator), 0ULL);
-	KUNIT_EXPECT_EQ(test, ptes, 0x00000000ffffffffULL);
-	KUNIT_EXPECT_EQ(test, entire, 0x0003ffff00000000ULL);
-	KUNIT_EXPECT_EQ(test, creator, 0xfffc000000000000ULL);
-	KUNIT_EXPECT_EQ(test, make(PTES_TOP, 0, 0).word, ptes);
-	KUNIT_EXPECT_EQ(test, make(0, ENTIRE_TOP, 0).word, entire);
-	KUNIT_EXPECT_EQ(test, make(0, 0, CREATOR_TOP).word, creator);
-	KUNIT_EXPECT_EQ(test, FOLIO_MAPCOUNTS_CREATOR_MAX, (unsigned long)CREATOR_TOP);
-}
-
-/* Unmapping once too often must not look like a folio that is mapped a lot. */
-static void test_underflow(struct kunit *test)
-{
-	struct folio_mapcounts mc = make(0, 0, 0);
-
-	mc.word -= folio_mapcounts_delta_ptes(1, false);
-	KUNIT_EXPECT_EQ(test, folio_mapcounts_total(mc), -1);
-	mc.word -= folio_mapcounts_delta_ptes(1, false);
-	KUNIT_EXPECT_EQ(test, folio_mapcounts_total(mc), -2);
-	KUNIT_EXPECT_TRUE(test, folio_mapcounts_mapped(mc));
-
-	mc = make(0, 3, 0);
-	mc.word -= folio_mapcounts_delta_ptes(2, false);
-	KUNIT_EXPECT_EQ(test, folio_mapcounts_total(mc), 1);
+	KUNIT_EXPECT_EQ(test, ptes | pmds | creator, ~0ULL);
+	KUNIT_EXPECT_EQ(test, (ptes & pmds) | (ptes & creator) |
+			(pmds & creator), 0ULL);
+	KUNIT_EXPECT_EQ(test, make(PTES_TOP, 0, 0).val, ptes);
+	KUNIT_EXPECT_EQ(test, make(0, PMDS_TOP, 0).val, pmds);
+	KUNIT_EXPECT_EQ(test, make(0, 0, CREATOR_TOP).val, creator);
+	/* What a page table can have, three times over, is exact. */
+	KUNIT_EXPECT_GE(test, CREATOR_TOP, 3 * NR);
+	/* At the bound, all fields are half full at most. */
+	KUNIT_EXPECT_EQ(test, mapcounts_bound_pages(make(0, PMDS_TOP / 2 + 1, 0)),
+			1UL << 30);
+	KUNIT_EXPECT_GE(test, NR, PMD_NR);
 }
 
 /*
- * The creator maps more pages than its count can say, one by one, and unmaps
+ * The creator maps by more entries than its count can say, one by one, and unmaps
  * them again: never certain of being alone while it cannot know, and right as
  * soon as it can, with and without another MM.
  */
 static void test_creator_wrap(struct kunit *test)
 {
-	const u64 one = folio_mapcounts_delta_ptes(1, true);
-	const unsigned long exact = FOLIO_MAPCOUNTS_CREATOR_MAX;
+	const u64 one = mapcounts_delta(1, 0, true);
+	const unsigned long exact = CREATOR_TOP;
 	const unsigned long top = 3 * exact;
 	unsigned long i;
 	struct folio_mapcounts mc = make(0, 0, 0);
@@ -465,172 +490,196 @@ static void test_creator_wrap(struct kunit *test)
 	for (i = 1; i <= top; i++) {
 		const bool can_know = i <= exact;
 
-		mc.word += one;
-		if (folio_mapcounts_creator_only(mc, 512) != can_know)
+		mc.val += one;
+		if (mapcounts_exclusive(mc) != can_know)
 			KUNIT_FAIL(test, "up, %lu pages", i);
 	}
 	/* Another MM comes while the count is wrapped ... */
-	mc.word += folio_mapcounts_delta_ptes(1, false);
+	mc.val += mapcounts_delta(1, 0, false);
 	for (i = top; i > 1; i--) {
-		mc.word -= one;
-		if (folio_mapcounts_creator_only(mc, 512))
+		mc.val -= one;
+		if (mapcounts_exclusive(mc))
 			KUNIT_FAIL(test, "down, %lu pages and 1 of another MM", i - 1);
 	}
 	/* ... and goes. */
-	mc.word -= folio_mapcounts_delta_ptes(1, false);
-	KUNIT_EXPECT_TRUE(test, folio_mapcounts_creator_only(mc, 512));
-	KUNIT_EXPECT_EQ(test, mc.word, one);
+	mc.val -= mapcounts_delta(1, 0, false);
+	KUNIT_EXPECT_TRUE(test, mapcounts_exclusive(mc));
+	KUNIT_EXPECT_EQ(test, mc.val, one);
 }
 
-#define MODEL_PAGES	4
+#define MODEL_PARTS	2
 #define MODEL_MMS	3
 #define MODEL_STEPS	20000
 #define MODEL_SEED	20261121
 
-/* What the word stands for: every mapping, by MM (0 is the creator). */
+/*
+ * What the mapcounts stand for: every mapping, by MM (0 is the creator), of a folio
+ * of two PMDs. All pages of a part are alike but for the first ones.
+ */
 struct model {
-	unsigned int pte[MODEL_MMS][MODEL_PAGES];
-	unsigned int entire[MODEL_MMS];
+	unsigned int pte[MODEL_MMS][MODEL_PARTS][4];	/* of pages 0, 1, 2; and of all others */
+	unsigned int pmd[MODEL_MMS][MODEL_PARTS];
 	struct folio_mapcounts mc;
 };
 
-/* Map or unmap @nr pages from @first on, if they all are mapped. */
-static void model_ptes(struct model *m, int mm, int first, int nr, bool map)
+/* How many pages the elements of pte[][] stand for. */
+static unsigned int model_nr(int i)
 {
-	const u64 delta = folio_mapcounts_delta_ptes(nr, mm == 0);
+	return i < 3 ? 1 : PMD_NR - 3;
+}
+
+static unsigned int model_sum(int first, int end)
+{
+	unsigned int sum = 0;
+
+	while (first < end)
+		sum += model_nr(first++);
+	return sum;
+}
+
+/* Map or unmap pages, if they all are mapped. */
+static void model_ptes(struct model *m, int mm, int part, int first, int end, bool map)
+{
+	const long nr = model_sum(first, end);
 	int i;
 
-	for (i = first; !map && i < first + nr; i++)
-		if (!m->pte[mm][i])
+	for (i = first; !map && i < end; i++)
+		if (!m->pte[mm][part][i])
 			return;
-	for (i = first; i < first + nr; i++)
-		m->pte[mm][i] += map ? 1 : -1;
-	m->mc.word += map ? delta : -delta;
+	for (i = first; i < end; i++)
+		m->pte[mm][part][i] += map ? 1 : -1;
+	m->mc.val += mapcounts_delta(map ? nr : -nr, 0, mm == 0);
 }
 
-static void model_entire(struct model *m, int mm, bool map)
+static void model_pmd(struct model *m, int mm, int part, bool map)
 {
-	const u64 delta = folio_mapcounts_delta_entire(MODEL_PAGES, mm == 0);
-
-	if (!map && !m->entire[mm])
+	if (!map && !m->pmd[mm][part])
 		return;
-	m->entire[mm] += map ? 1 : -1;
-	m->mc.word += map ? delta : -delta;
+	m->pmd[mm][part] += map ? 1 : -1;
+	m->mc.val += mapcounts_delta(0, map ? 1 : -1, mm == 0);
 }
 
-static void model_split(struct model *m, int mm)
+static void model_split(struct model *m, int mm, int part)
 {
 	int i;
 
-	if (!m->entire[mm])
+	if (!m->pmd[mm][part])
 		return;
-	m->entire[mm]--;
-	for (i = 0; i < MODEL_PAGES; i++)
-		m->pte[mm][i]++;
-	m->mc.word += folio_mapcounts_delta_split(MODEL_PAGES);
+	m->pmd[mm][part]--;
+	for (i = 0; i < 4; i++)
+		m->pte[mm][part][i]++;
+	m->mc.val += mapcounts_delta(PMD_NR, -1, mm == 0);
 }
 
 static void model_step(struct model *m, struct rnd_state *rnd)
 {
 	const u32 r = prandom_u32_state(rnd);
-	const int mm = r % MODEL_MMS, first = (r >> 8) % MODEL_PAGES;
-	const int nr = 1 + (r >> 16) % (MODEL_PAGES - first);
+	const int mm = r % MODEL_MMS, first = (r >> 8) % 4;
+	const int part = (r >> 12) % MODEL_PARTS;
+	const int end = first + 1 + (r >> 16) % (4 - first);
 
 	/* More is unmapped than mapped, so that small counts are common. */
 	switch ((r >> 24) % 8) {
 	case 0 ... 1:
-		return model_ptes(m, mm, first, nr, true);
+		return model_ptes(m, mm, part, first, end, true);
 	case 2 ... 4:
-		return model_ptes(m, mm, first, nr, false);
+		return model_ptes(m, mm, part, first, end, false);
 	case 5:
-		return model_entire(m, mm, true);
+		return model_pmd(m, mm, part, true);
 	case 6:
-		return model_entire(m, mm, false);
+		return model_pmd(m, mm, part, false);
 	default:
-		return model_split(m, mm);
+		return model_split(m, mm, part);
 	}
 }
 
-/* The truth, from every mapping, against the answers from the word. */
+/* The truth, from every mapping, against the answers from the mapcounts. */
 static bool model_agrees(const struct model *m)
 {
-	unsigned int total = 0, pages = 0, creator = 0, distinct = 0;
-	unsigned long estimate;
-	bool twice = false, entire = false;
-	int mm, i;
+	const unsigned long nr_pages = MODEL_PARTS * PMD_NR;
+	unsigned long entries = 0, pages = 0, creator = 0, distinct = 0, estimate;
+	unsigned long by_pmd = 0, anon;
+	bool twice = false;
+	int mm, part, i;
 
-	for (mm = 0; mm < MODEL_MMS; mm++) {
-		unsigned int here = m->entire[mm] * MODEL_PAGES;
-
-		total += m->entire[mm];
-		entire |= m->entire[mm];
-		for (i = 0; i < MODEL_PAGES; i++) {
-			total += m->pte[mm][i];
-			here += m->pte[mm][i];
-		}
-		pages += here;
-		if (mm == 0)
-			creator = here;
-	}
-	for (i = 0; i < MODEL_PAGES; i++) {
-		unsigned int n = 0;
+	for (part = 0; part < MODEL_PARTS; part++) {
+		unsigned int pmds = 0;
 
 		for (mm = 0; mm < MODEL_MMS; mm++)
-			n += m->pte[mm][i];
-		distinct += n || entire;
-		twice |= n > 1;
+			pmds += m->pmd[mm][part];
+		creator += m->pmd[0][part];
+		entries += pmds;
+		pages += pmds * PMD_NR;
+		by_pmd += pmds * PMD_NR;
+		for (i = 0; i < 4; i++) {
+			unsigned int ptes = 0;
+
+			for (mm = 0; mm < MODEL_MMS; mm++)
+				ptes += m->pte[mm][part][i];
+			creator += m->pte[0][part][i] * model_nr(i);
+			entries += ptes * model_nr(i);
+			pages += ptes * model_nr(i);
+			distinct += (ptes || pmds) * model_nr(i);
+			twice |= ptes + pmds > 1;
+		}
 	}
 
-	estimate = folio_mapcounts_estimate(m->mc, MODEL_PAGES);
-	return folio_mapcounts_total(m->mc) == total &&
-	       folio_mapcounts_mapped(m->mc) == (total > 0) &&
-	       folio_mapcounts_pages(m->mc, MODEL_PAGES) == pages &&
-	       folio_mapcounts_creator_only(m->mc, MODEL_PAGES) == (pages == creator) &&
-	       estimate >= distinct && estimate <= MODEL_PAGES &&
+	estimate = mapcounts_nr_mapped(m->mc, nr_pages, false);
+	anon = mapcounts_nr_mapped(m->mc, nr_pages, true);
+	return mapcounts_entries(m->mc) == entries &&
+	       mapcounts_mapped(m->mc) == (entries > 0) &&
+	       mapcounts_pages(m->mc) == pages &&
+	       mapcounts_exclusive(m->mc) ==
+			(entries == creator && entries <= CREATOR_TOP) &&
+	       mapcounts_nr_pmdmapped(m->mc, nr_pages) == min(by_pmd, nr_pages) &&
+	       estimate >= distinct && estimate <= nr_pages &&
 	       (twice || estimate == distinct) &&
+	       anon <= estimate && 2 * anon >= distinct &&
 	       /* certain only: true implies it, and where it can be told it is. */
-	       (!folio_mapcounts_partial(m->mc, MODEL_PAGES) ||
-		(distinct > 0 && distinct < MODEL_PAGES)) &&
-	       (twice || folio_mapcounts_partial(m->mc, MODEL_PAGES) ==
-			 (distinct > 0 && distinct < MODEL_PAGES));
+	       (!mapcounts_partial(m->mc, nr_pages) ||
+		(distinct > 0 && distinct < nr_pages)) &&
+	       (twice || mapcounts_partial(m->mc, nr_pages) ==
+			 (distinct > 0 && distinct < nr_pages));
 }
 
 static void test_model(struct kunit *test)
 {
 	struct model *m = kunit_kzalloc(test, sizeof(*m), GFP_KERNEL);
 	struct rnd_state rnd;
-	int step, mm, i;
+	int step, mm, part, i;
 
 	KUNIT_ASSERT_NOT_NULL(test, m);
 	prandom_seed_state(&rnd, MODEL_SEED);
 	for (step = 0; step < MODEL_STEPS; step++) {
 		model_step(m, &rnd);
 		if (!model_agrees(m)) {
-			KUNIT_FAIL(test, "step %d from seed %d: word %#llx",
-				   step, MODEL_SEED, m->mc.word);
+			KUNIT_FAIL(test, "step %d from seed %d: mapcounts %#llx",
+				   step, MODEL_SEED, m->mc.val);
 			return;
 		}
 	}
 
 	/* Everything is unmapped in the end, and nothing may be left over. */
 	for (mm = 0; mm < MODEL_MMS; mm++) {
-		while (m->entire[mm])
-			model_entire(m, mm, false);
-		for (i = 0; i < MODEL_PAGES; i++)
-			while (m->pte[mm][i])
-				model_ptes(m, mm, i, 1, false);
+		for (part = 0; part < MODEL_PARTS; part++) {
+			while (m->pmd[mm][part])
+				model_pmd(m, mm, part, false);
+			for (i = 0; i < 4; i++)
+				while (m->pte[mm][part][i])
+					model_ptes(m, mm, part, i, i + 1, false);
+		}
 	}
-	KUNIT_EXPECT_EQ(test, m->mc.word, 0ULL);
+	KUNIT_EXPECT_EQ(test, m->mc.val, 0ULL);
 }
 
 static struct kunit_case folio_mapcounts_test_cases[] = {
 	KUNIT_CASE(test_fields),
 	KUNIT_CASE_PARAM(test_answers, answers_gen_params),
+	KUNIT_CASE_PARAM(test_anon_estimate, anon_estimate_gen_params),
 	KUNIT_CASE_PARAM(test_share, sharing_gen_params),
 	KUNIT_CASE(test_share_bounds),
-	KUNIT_CASE(test_creator_possible),
+	KUNIT_CASE(test_valid),
 	KUNIT_CASE_PARAM(test_transitions, transitions_gen_params),
-	KUNIT_CASE(test_underflow),
 	KUNIT_CASE(test_creator_wrap),
 	KUNIT_CASE(test_model),
 	{}
@@ -643,5 +692,5 @@ static struct kunit_suite folio_mapcounts_test_suite = {
 
 kunit_test_suite(folio_mapcounts_test_suite);
 
-MODULE_DESCRIPTION("Tests for the word that counts the mappings of a large folio");
+MODULE_DESCRIPTION("Tests for the packed mapcount of a large folio");
 MODULE_LICENSE("GPL");

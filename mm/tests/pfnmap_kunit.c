@@ -416,7 +416,7 @@ static void expect_counts(struct kunit *test, long mappings, long file, long ano
 	if (system_state < SYSTEM_RUNNING && (!mappings || file == NR))
 		EXPECT(test, nr_file_mapped(c), c->file_mapped + (mappings ? NR : 0));
 	if (c->kind != SMALL && !mappings)
-		EXPECT(test, folio_mapcounts(the_folio(c)).word, 0ULL);
+		EXPECT(test, folio_read_mapcounts(the_folio(c)).val, 0ULL);
 }
 
 struct entry {
@@ -982,7 +982,7 @@ static void test_refused(struct kunit *test)
 static void test_ptes_bound(struct kunit *test)
 {
 	static const struct insertion nothing = { .set = VM_MIXEDMAP };
-	const u64 others = (FOLIO_MAPCOUNTS_PTES_MAX - 1) * FOLIO_MAPCOUNTS_PTE;
+	const u64 others = (MAPCOUNTS_PAGES_MAX - 1) * MAPCOUNTS_PTE;
 	struct pfnmap_ctx *c = test->priv;
 	struct folio *folio;
 
@@ -1145,7 +1145,7 @@ static void expect_pmd_counts(struct kunit *test, int mappings)
 	struct folio *folio = the_folio(c);
 
 	EXPECT(test, folio_ref_count(folio), (int)c->refs + mappings);
-	EXPECT(test, folio_entire_mapcount(folio), mappings);
+	EXPECT(test, mapcounts_pmds(folio_read_mapcounts(folio)), (unsigned int)mappings);
 	EXPECT(test, folio_mapcount(folio), mappings);
 	EXPECT(test, rss(c->mm, MM_FILEPAGES), c->file_rss + mappings * HPAGE_PMD_NR);
 	EXPECT_PTR(test, folio->_creator, (const void *)NULL);
@@ -1223,11 +1223,15 @@ static void test_folio_pmd(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0, vm_munmap(c->addr, HPAGE_PMD_SIZE));
 }
 
-/* A PMD for which the word has no room is for the caller to replace, by PTEs. */
+/*
+ * A PMD is refused at the bound, and it is for the caller to try with PTEs. Device
+ * DAX cannot: its folios have at least 2^17 PMDs before.
+ */
 static void test_pmd_bound(struct kunit *test)
 {
 	static const struct insertion plain = {};
-	const u64 others = FOLIO_MAPCOUNTS_ENTIRE_MAX * FOLIO_MAPCOUNTS_ENTIRE;
+	const u64 nr_pmds = MAPCOUNTS_PAGES_MAX >> MAPCOUNTS_MAX_PMD_ORDER;
+	const u64 others = MAPCOUNTS_PAGES_MAX * MAPCOUNTS_PTE;
 	struct pfnmap_ctx *c = test->priv;
 	struct folio *folio;
 
@@ -1242,6 +1246,13 @@ static void test_pmd_bound(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, insert_pmd(c, folio, true) == VM_FAULT_FALLBACK);
 	KUNIT_EXPECT_TRUE(test, pmd_none(get_pmd(c->mm, c->addr)));
 	atomic64_sub(others, &folio->_mapcounts);
+	expect_pmd_counts(test, 0);
+
+	KUNIT_EXPECT_GE(test, nr_pmds, BIT(17));
+	atomic64_add((nr_pmds - 1) * MAPCOUNTS_PMD, &folio->_mapcounts);
+	KUNIT_EXPECT_TRUE(test, insert_pmd(c, folio, true) == VM_FAULT_NOPAGE);
+	KUNIT_EXPECT_EQ(test, 0, do_madvise(c->mm, c->addr, HPAGE_PMD_SIZE, MADV_DONTNEED));
+	atomic64_sub((nr_pmds - 1) * MAPCOUNTS_PMD, &folio->_mapcounts);
 	expect_pmd_counts(test, 0);
 
 	KUNIT_EXPECT_TRUE(test, insert_pmd(c, folio, true) == VM_FAULT_NOPAGE);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Tests for what the rmap functions do to the word that counts the mappings of
- * a large folio: on folios that are mapped by nothing but the calls made here,
- * and on folios in real page tables.
+ * Tests for what the rmap functions do to the packed mapcount of a large folio: on
+ * folios that are mapped by nothing but the calls made here, and on folios in real
+ * page tables.
  */
 #include <kunit/test.h>
 #include <linux/anon_inodes.h>
@@ -15,12 +15,14 @@
 #include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
+#include <linux/mount.h>
 #include <linux/pagemap.h>
 #include <linux/pagewalk.h>
 #include <linux/prandom.h>
 #include <linux/rmap.h>
 #include <linux/sched/mm.h>
 #include <linux/uaccess.h>
+#include <linux/workqueue.h>
 
 #include "../internal.h"
 
@@ -92,33 +94,31 @@ static void free_folio(struct kunit *test)
 	kunit_release_action(test, put_folio, c->folio);
 }
 
-#define expect_mapcounts(test, folio, ptes, entire) \
-	__expect_mapcounts(test, folio, ptes, entire, __LINE__)
+#define expect_mapcounts(test, folio, ptes, pmds) \
+	__expect_mapcounts(test, folio, ptes, pmds, __LINE__)
 
 static void __expect_mapcounts(struct kunit *test, const struct folio *folio,
-			       unsigned int ptes, unsigned int entire, int line)
+			       unsigned int ptes, unsigned int pmds, int line)
 {
-	const struct folio_mapcounts mc = folio_mapcounts(folio);
+	const struct folio_mapcounts mc = folio_read_mapcounts(folio);
 	const struct rmap_ctx *c = test->priv;
-	const bool mapped = ptes || entire;
+	const bool mapped = ptes || pmds;
 	unsigned int creator = 0;
 
 	/* But for those who count it themselves, all mappings are the creator's. */
 	if (!c->others && folio->_creator)
-		creator = (ptes + entire * folio_nr_pages(folio)) &
-			  FOLIO_MAPCOUNTS_CREATOR_MAX;
+		creator = (ptes + pmds) & (BIT(MAPCOUNTS_CREATOR_BITS) - 1);
 
-	if (folio_mapcounts_ptes(mc) == ptes &&
-	    folio_mapcounts_entire(mc) == entire &&
-	    (c->others || folio_mapcounts_creator(mc) == creator) &&
-	    folio_mapcount(folio) == ptes + entire &&
-	    folio_entire_mapcount(folio) == entire &&
+	if (mapcounts_ptes(mc) == ptes &&
+	    mapcounts_pmds(mc) == pmds &&
+	    (c->others || mapcounts_creator(mc) == creator) &&
+	    folio_mapcount(folio) == ptes + pmds &&
 	    folio_mapped(folio) == mapped)
 		return;
 	KUNIT_FAIL(test,
-		   "line %d, order %u: word %#llx, mapcount %d, entire_mapcount %d, mapped %d; expected ptes %u, entire %u",
-		   line, folio_order(folio), mc.word, folio_mapcount(folio),
-		   folio_entire_mapcount(folio), folio_mapped(folio), ptes, entire);
+		   "line %d, order %u: mapcounts %#llx, mapcount %d, mapped %d; expected ptes %u, pmds %u",
+		   line, folio_order(folio), mc.val, folio_mapcount(folio),
+		   folio_mapped(folio), ptes, pmds);
 }
 
 /*
@@ -151,7 +151,7 @@ static void unmap_ptes(struct rmap_ctx *c, int first, int nr)
 	folio_put_refs(c->folio, nr);
 }
 
-/* For tests that write a word which is not what is mapped. */
+/* For tests that write mapcounts which are not what is mapped. */
 static void skip_if_checked(struct kunit *test)
 {
 	if (folio_mapcounts_check_enabled())
@@ -182,7 +182,7 @@ static unsigned int test_order(struct kunit *test)
 	return order;
 }
 
-/* The word is there, aligned, and 0 on every new folio, again and again. */
+/* The mapcounts are there, aligned, and 0 on every new folio, again and again. */
 static void test_new_folio(struct kunit *test)
 {
 	struct folio *folio;
@@ -192,7 +192,7 @@ static void test_new_folio(struct kunit *test)
 		folio = new_folio(test, test_order(test));
 		KUNIT_EXPECT_TRUE(test, IS_ALIGNED((unsigned long)&folio->_mapcounts,
 						   sizeof(folio->_mapcounts)));
-		KUNIT_EXPECT_EQ(test, folio_mapcounts(folio).word, 0ULL);
+		KUNIT_EXPECT_EQ(test, folio_read_mapcounts(folio).val, 0ULL);
 		expect_mapcounts(test, folio, 0, 0);
 		map_file(test->priv, 0, 1);
 		expect_mapcounts(test, folio, 1, 0);
@@ -367,27 +367,27 @@ static void test_anon_pinned(struct kunit *test)
 /* A mapping that is not there cannot be removed without a complaint. */
 static void test_unmap_unmapped(struct kunit *test)
 {
-	const u64 pte = folio_mapcounts_delta_ptes(1, false);
-	const u64 pmd = folio_mapcounts_delta_entire(16, false);
 	struct rmap_ctx *c = test->priv;
 	struct folio *folio = new_folio(test, 4);
+	u64 val;
 
 	if (!IS_ENABLED(CONFIG_DEBUG_VM))
 		kunit_skip(test, "needs CONFIG_DEBUG_VM");
 	skip_if_checked(test);
 
 	map_file(c, 0, 1);
+	val = folio_read_mapcounts(folio).val;
 	kunit_warning_suppress(test) {
-		__folio_sub_mapcounts(folio, 2 * pte, &folio->page, 2, 0);
+		__folio_add_mapcounts(folio, -2 * MAPCOUNTS_PTE, &folio->page, -2, 0);
 		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 1);
-		KUNIT_EXPECT_EQ(test, folio_mapcount(folio), -1);
+		KUNIT_EXPECT_TRUE(test, folio_mapped(folio));
 	}
-	__folio_add_mapcounts(folio, 2 * pte, &folio->page, 2, 0);
+	atomic64_set(&folio->_mapcounts, val);
 	kunit_warning_suppress(test) {
-		__folio_sub_mapcounts(folio, pmd, &folio->page, 0, 1);
+		__folio_add_mapcounts(folio, -MAPCOUNTS_PMD, &folio->page, 0, -1);
 		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 1);
 	}
-	__folio_add_mapcounts(folio, pmd, &folio->page, 0, 1);
+	atomic64_set(&folio->_mapcounts, val);
 	unmap_ptes(c, 0, 1);
 	expect_mapcounts(test, folio, 0, 0);
 }
@@ -515,7 +515,7 @@ static void test_hugetlb(struct kunit *test)
 static void test_many_mappings(struct kunit *test)
 {
 	static const unsigned int many[] = {
-		1U << 20, 1U << 30, 1U << 31, (1U << 31) + 1, ~0U,
+		1U << 20, 1U << 30, (1U << 30) + 1, ~0U >> 1,
 	};
 	struct rmap_ctx *c = test->priv;
 	struct folio *folio = new_folio(test, 4);
@@ -523,13 +523,13 @@ static void test_many_mappings(struct kunit *test)
 
 	skip_if_checked(test);
 	for (i = 0; i < ARRAY_SIZE(many); i++) {
-		const u64 others = folio_mapcounts_delta_ptes(many[i] - 16, false);
+		const u64 others = mapcounts_delta(many[i] - 16, 0, false);
 
 		map_file(c, 0, 16);
 		atomic64_add(others, &folio->_mapcounts);
-		KUNIT_EXPECT_EQ(test, folio_mapcounts_ptes(folio_mapcounts(folio)),
+		KUNIT_EXPECT_EQ(test, mapcounts_ptes(folio_read_mapcounts(folio)),
 				many[i]);
-		KUNIT_EXPECT_EQ(test, folio_entire_mapcount(folio), 0);
+		KUNIT_EXPECT_EQ(test, mapcounts_pmds(folio_read_mapcounts(folio)), 0);
 		KUNIT_EXPECT_TRUE_MSG(test, folio_mapped(folio), "%u mappings",
 				      many[i]);
 		atomic64_sub(others, &folio->_mapcounts);
@@ -596,7 +596,7 @@ static void do_anon_op(struct rmap_ctx *c, enum account_op op, int first, int nr
 	else if (op == ADD_PMD)
 		folio_add_anon_rmap_pmd(c->folio, page, c->vma, addr, RMAP_NONE);
 	else if (op == SPLIT_PMD)
-		folio_split_anon_rmap_pmd(c->folio, page, RMAP_NONE);
+		folio_split_anon_rmap_pmd(c->folio, page, c->vma, RMAP_NONE);
 	else
 		WARN_ON(folio_try_dup_anon_rmap_ptes(c->folio, page, nr, c->vma,
 						     c->vma));
@@ -738,7 +738,7 @@ static void check_queued(struct kunit *test, bool queued, int line)
 #define expect_queued(test, queued) \
 	check_queued(test, queued, __LINE__)
 
-/* Who unmaps the last of some page has the folio split, if the word can tell. */
+/* Who unmaps the last of some page has the folio split, if the mapcounts can tell. */
 static void test_partial(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv;
@@ -793,54 +793,55 @@ static void test_partial_pmd(struct kunit *test)
 	unmap_ptes(c, 1, 4);
 }
 
-/* A PMD counts as the PTEs that it can be split into, and hugetlb as one. */
+/* A PMD counts as the most PTEs that it can be split into. */
 static void test_bounds(struct kunit *test)
 {
-	static const struct {
-		u64 ptes, entire;
+	const u64 max = 1 << 30, pmd_nr = MAX_PTRS_PER_PTE, max_pmds = max / pmd_nr;
+	const struct {
+		u64 ptes, pmds;
 		unsigned int nr;
-		bool can_add_ptes, can_add_entire;
+		bool can_add;
 	} table[] = {
-		{ 0, 0, 1, true, true },
-		{ FOLIO_MAPCOUNTS_PTES_MAX - 1, 0, 1, true, false },
-		{ FOLIO_MAPCOUNTS_PTES_MAX - 1, 0, 2, false, false },
-		{ FOLIO_MAPCOUNTS_PTES_MAX, 0, 1, false, false },
-		{ FOLIO_MAPCOUNTS_PTES_MAX - 16, 0, 16, true, true },
-		{ FOLIO_MAPCOUNTS_PTES_MAX - 15, 0, 16, false, false },
-		{ FOLIO_MAPCOUNTS_PTES_MAX - 32, 1, 16, true, true },
-		{ FOLIO_MAPCOUNTS_PTES_MAX - 32, 1, 17, false, true },
-		{ 0, FOLIO_MAPCOUNTS_ENTIRE_MAX - 1, 1, true, true },
-		{ 0, FOLIO_MAPCOUNTS_ENTIRE_MAX, 1, true, false },
-		{ FOLIO_MAPCOUNTS_PTES_MAX + 99, FOLIO_MAPCOUNTS_ENTIRE_MAX, 1 },
+		{ 0, 0, 1, true },
+		{ max - 1, 0, 1, true },
+		{ max - 1, 0, 2, false },
+		{ max, 0, 1, false },
+		{ max - 16, 0, 16, true },
+		{ max - 15, 0, 16, false },
+		{ max - pmd_nr - 16, 1, 16, true },
+		{ max - pmd_nr - 16, 1, 17, false },
+		{ 0, max_pmds - 1, pmd_nr, true },
+		{ 0, max_pmds - 1, pmd_nr + 1, false },
+		{ 1, max_pmds - 1, pmd_nr, false },
+		{ 0, max_pmds, 1, false },
+		{ max + 99, max_pmds + 99, 1, false },
 	};
 	struct folio *folio = new_folio(test, 4);
 	int i;
 
 	skip_if_checked(test);
 	for (i = 0; i < ARRAY_SIZE(table); i++) {
-		atomic64_set(&folio->_mapcounts, table[i].ptes * FOLIO_MAPCOUNTS_PTE +
-			     table[i].entire * FOLIO_MAPCOUNTS_ENTIRE);
-		KUNIT_EXPECT_EQ_MSG(test, folio_can_add_ptes(folio, table[i].nr),
-				    table[i].can_add_ptes, "table[%d]", i);
-		KUNIT_EXPECT_EQ_MSG(test, folio_can_add_entire(folio),
-				    table[i].can_add_entire, "table[%d]", i);
+		atomic64_set(&folio->_mapcounts,
+			     mapcounts_delta(table[i].ptes, table[i].pmds, false));
+		KUNIT_EXPECT_EQ_MSG(test, folio_can_add_rmap(folio, table[i].nr),
+				    table[i].can_add, "table[%d]", i);
 	}
 	atomic64_set(&folio->_mapcounts, 0);
 }
 
-/* The words of two MMs: MM 1 is another one than that of the test. */
-static void check_creator(struct kunit *test, unsigned int pages, bool shared, int line)
+/* Two MMs: MM 1 is another one than that of the test. */
+static void check_creator(struct kunit *test, unsigned int entries, bool shared, int line)
 {
 	struct rmap_ctx *c = test->priv;
-	const struct folio_mapcounts mc = folio_mapcounts(c->folio);
+	const struct folio_mapcounts mc = folio_read_mapcounts(c->folio);
 
-	KUNIT_EXPECT_EQ_MSG(test, folio_mapcounts_creator(mc), pages, "line %d", line);
+	KUNIT_EXPECT_EQ_MSG(test, mapcounts_creator(mc), entries, "line %d", line);
 	KUNIT_EXPECT_EQ_MSG(test, folio_maybe_mapped_shared(c->folio), shared,
 			    "line %d", line);
 }
 
-#define expect_creator(test, pages, shared) \
-	check_creator(test, pages, shared, __LINE__)
+#define expect_creator(test, entries, shared) \
+	check_creator(test, entries, shared, __LINE__)
 
 static void *copy_of(struct kunit *test, const void *src, size_t size)
 {
@@ -906,7 +907,7 @@ static void test_claim(struct kunit *test)
 	expect_creator(test, 0, true);
 	unmap_ptes(c, 0, nr);
 	expect_creator(test, 0, false);
-	KUNIT_EXPECT_EQ(test, folio_mapcounts(folio).word, 0ULL);
+	KUNIT_EXPECT_EQ(test, folio_read_mapcounts(folio).val, 0ULL);
 }
 
 /* What drivers insert is never claimed, nor is what is not rmappable. */
@@ -934,7 +935,7 @@ static void test_no_claim(struct kunit *test)
 	KUNIT_EXPECT_NULL(test, c->folio->_creator);
 	expect_creator(test, 0, true);
 	unmap_ptes(c, 0, 2);
-	KUNIT_EXPECT_EQ(test, folio_mapcounts(c->folio).word, 0ULL);
+	KUNIT_EXPECT_EQ(test, folio_read_mapcounts(c->folio).val, 0ULL);
 	__free_pages(page, 2);
 	c->folio = folio;
 }
@@ -981,8 +982,9 @@ static struct rmap_ctx *map_and_fork(struct kunit *test)
 static void test_adopt_wrong(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv, *other;
-	const u64 creator = FOLIO_MAPCOUNTS_CREATOR;
+	const u64 creator = MAPCOUNTS_CREATOR;
 	struct folio *folio = new_folio(test, 4);
+	struct folio_mapcounts was;
 
 	if (!IS_ENABLED(CONFIG_DEBUG_VM))
 		kunit_skip(test, "needs CONFIG_DEBUG_VM");
@@ -1001,7 +1003,7 @@ static void test_adopt_wrong(struct kunit *test)
 	folio->_creator = c->mm;
 	unmap_ptes(c, 15, 1);
 
-	/* There is one page more than was found. */
+	/* There is one entry more than was found. */
 	kunit_warning_suppress(test) {
 		folio_adopt(folio, other->mm, 1);
 		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 1);
@@ -1009,14 +1011,16 @@ static void test_adopt_wrong(struct kunit *test)
 	atomic64_add(creator, &folio->_mapcounts);
 	folio_unlock(folio);
 
-	/* The creator has no more pages than there are: this was one of its. */
+	/* The creator has no more entries than there are: this was one of its. */
 	kunit_warning_suppress(test) {
 		unmap_ptes(c, 14, 1);
 		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 1);
 	}
+	was = folio_read_mapcounts(folio);
 	atomic64_sub(creator, &folio->_mapcounts);
+	folio_account_mapcounts(folio, was, folio_read_mapcounts(folio), PGTABLE_LEVEL_PTE);
 	unmap_ptes(other, 15, 1);
-	KUNIT_EXPECT_EQ(test, folio_mapcounts(folio).word, 0ULL);
+	KUNIT_EXPECT_EQ(test, folio_read_mapcounts(folio).val, 0ULL);
 }
 
 /* An anonymous folio changes hands when its creator has gone. */
@@ -1039,7 +1043,103 @@ static void test_adopt(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, folio_is_creator(folio, other->mm));
 	expect_creator(test, 13, false);
 	unmap_ptes(other, 3, 13);
-	KUNIT_EXPECT_EQ(test, folio_mapcounts(folio).word, 0ULL);
+	KUNIT_EXPECT_EQ(test, folio_read_mapcounts(folio).val, 0ULL);
+}
+
+/*
+ * MM 0 creates a folio of 16 pages, which MMs 1 and 2 share: who does what, and how
+ * many pages count as mapped then.
+ */
+static const struct {
+	enum { CREATE, FORK, UNMAP, ADOPT } op;
+	int mm, first, nr, pages;
+} share_steps[] = {
+	{ CREATE, 0, 0, 16, 16 },
+	{ FORK,   1, 0, 16, 16 },
+	{ UNMAP,  0, 0, 6, 16 },
+	{ UNMAP,  1, 0, 16, 10 },
+	{ FORK,   1, 6, 10, 10 },
+	{ UNMAP,  0, 6, 2, 10 },
+	{ UNMAP,  1, 14, 2, 8 },	/* of 10 */
+	{ FORK,   2, 8, 6, 14 },	/* likewise */
+	{ UNMAP,  0, 8, 8, 14 },	/* of 8 */
+	{ UNMAP,  1, 6, 8, 6 },
+	{ ADOPT,  2, 8, 6, 6 },
+	{ FORK,   1, 8, 2, 6 },
+	{ UNMAP,  2, 8, 5, 2 },		/* of 3 */
+	{ UNMAP,  2, 13, 1, 2 },
+	{ UNMAP,  1, 8, 2, 0 },
+};
+
+/* Somebody has mapped these pages, and now MM @c does so as well. */
+static void share_fork(struct kunit *test, struct rmap_ctx *c, int first, int nr)
+{
+	struct rmap_ctx *from = test->priv;
+
+	folio_ref_add(c->folio, nr);
+	spin_lock(&from->mm->page_table_lock);
+	raw_write_seqcount_begin(&from->mm->write_protect_seq);
+	KUNIT_EXPECT_EQ(test, 0,
+			folio_try_dup_anon_rmap_ptes(c->folio, folio_page(c->folio, first),
+						     nr, c->vma, from->vma));
+	raw_write_seqcount_end(&from->mm->write_protect_seq);
+	spin_unlock(&from->mm->page_table_lock);
+}
+
+static void share_step(struct kunit *test, struct rmap_ctx *c, int step)
+{
+	const int first = share_steps[step].first, nr = share_steps[step].nr;
+
+	switch (share_steps[step].op) {
+	case CREATE:
+		return do_anon_op(c, NEW, first, nr);
+	case FORK:
+		return share_fork(test, c, first, nr);
+	case UNMAP:
+		return unmap_ptes(c, first, nr);
+	case ADOPT:
+		folio_lock(c->folio);
+		spin_lock(&c->mm->page_table_lock);
+		folio_adopt(c->folio, c->mm, nr);
+		spin_unlock(&c->mm->page_table_lock);
+		folio_unlock(c->folio);
+	}
+}
+
+/* Takes all steps. Return: the first after which @pages is not the counter, or -1. */
+static int wrong_share_step(struct kunit *test, long *pages)
+{
+	struct folio *folio = new_folio(test, 4);
+	struct rmap_ctx *mms[] = { test->priv, other_mm(test), other_mm(test) };
+	struct pglist_data *pgdat = folio_pgdat(folio);
+	const long start = node_sum(pgdat, NR_ANON_MAPPED);
+	int i, found = -1;
+
+	for (i = 0; i < ARRAY_SIZE(share_steps); i++) {
+		share_step(test, mms[share_steps[i].mm], i);
+		if (found >= 0)
+			continue;
+		*pages = node_sum(pgdat, NR_ANON_MAPPED) - start;
+		if (*pages != share_steps[i].pages)
+			found = i;
+	}
+	free_folio(test);
+	return found;
+}
+
+/* The estimate for MMs that share a folio. Somebody else may map a page meanwhile. */
+static void test_account_shared(struct kunit *test)
+{
+	int tries, step = 0;
+	long pages;
+
+	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
+		kunit_skip(test, "no anonymous folio is large");
+	for (tries = 0; tries < 10 && step >= 0; tries++)
+		step = wrong_share_step(test, &pages);
+	if (step >= 0)
+		KUNIT_FAIL(test, "after step %d: %ld pages, expected %d\n", step, pages,
+			   share_steps[step].pages);
 }
 
 /* Count, in the page tables of the MM, the entries for each page of the folio. */
@@ -1120,6 +1220,73 @@ static void check_counts(struct kunit *test, struct mm_struct *other,
 
 #define expect_counts(test, other, pages) \
 	check_counts(test, other, pages, __LINE__)
+
+/* What walks cannot count, because the word counts more or others. */
+static void expect_no_counts(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+	unsigned int count;
+
+	folio_lock(c->folio);
+	KUNIT_EXPECT_EQ(test, folio_page_mapcounts(c->folio, 1, 1, &count), -EAGAIN);
+	folio_unlock(c->folio);
+}
+
+static ssize_t read_file_at(struct vfsmount *mnt, const char *name,
+			    unsigned long buf, size_t size, loff_t pos)
+{
+	struct file *file = file_open_root_mnt(mnt, name, O_RDONLY, 0);
+	ssize_t ret;
+
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	ret = vfs_read(file, (char __user *)buf, size, &pos);
+	fput(file);
+	return ret;
+}
+
+/* Returns what /proc/kpagecount says of the folio's pages, or NULL. */
+static u64 *read_kpagecount(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+	const size_t size = folio_nr_pages(c->folio) * sizeof(u64);
+	const loff_t pos = folio_pfn(c->folio) * sizeof(u64);
+	u64 *counts = kunit_kzalloc(test, size, GFP_KERNEL);
+	struct vfsmount *mnt = kern_mount(get_fs_type("proc"));
+	unsigned long buf = vm_mmap(NULL, 0, size, PROT_READ | PROT_WRITE,
+				    MAP_PRIVATE | MAP_ANONYMOUS, 0);
+
+	KUNIT_EXPECT_NOT_ERR_OR_NULL(test, mnt);
+	KUNIT_EXPECT_FALSE(test, IS_ERR_VALUE(buf));
+	if (IS_ERR_OR_NULL(mnt) || IS_ERR_VALUE(buf))
+		return NULL;
+	KUNIT_EXPECT_EQ(test, size, read_file_at(mnt, "kpagecount", buf, size, pos));
+	KUNIT_EXPECT_EQ(test, 0, copy_from_user(counts, (void __user *)buf, size));
+	kern_unmount(mnt);
+	KUNIT_EXPECT_EQ(test, 0, vm_munmap(buf, size));
+	return counts;
+}
+
+/* /proc/kpagecount says that pages [first, first + nr) are mapped so often. */
+#define expect_kpagecount(test, first, nr, count) \
+	check_kpagecount(test, first, nr, count, __LINE__)
+
+static void check_kpagecount(struct kunit *test, int first, int nr, u64 count, int line)
+{
+	const u64 *counts;
+	int i;
+
+	if (!IS_ENABLED(CONFIG_PROC_PAGE_MONITOR))
+		return;
+	counts = read_kpagecount(test);
+	for (i = first; counts && i < first + nr; i++) {
+		if (counts[i] == count)
+			continue;
+		KUNIT_FAIL(test, "line %d: page %d has count %llu, expected %llu",
+			   line, i, counts[i], count);
+		return;
+	}
+}
 
 static vm_fault_t file_fault(struct vm_fault *vmf)
 {
@@ -1208,10 +1375,13 @@ static void test_counts_file(struct kunit *test)
 	expect_counts(test, NULL, 0);
 	map_pages(test, c->addr + size, nr / 4, nr / 2, 5);
 	expect_counts(test, NULL, 5);
-	/* What the word has more, no walk finds: the last walk counts, alone. */
-	atomic64_add(FOLIO_MAPCOUNTS_PTE, &c->folio->_mapcounts);
-	expect_counts(test, NULL, 5);
-	atomic64_sub(FOLIO_MAPCOUNTS_PTE, &c->folio->_mapcounts);
+	expect_kpagecount(test, 0, nr / 4, 0);
+	expect_kpagecount(test, nr / 4, 5, 1);
+	/* What the mapcounts have more, no walk finds. */
+	atomic64_add(MAPCOUNTS_PTE, &c->folio->_mapcounts);
+	expect_no_counts(test);
+	expect_kpagecount(test, 0, nr, 1);
+	atomic64_sub(MAPCOUNTS_PTE, &c->folio->_mapcounts);
 	map_pages(test, c->addr, 0, nr, nr);
 	expect_counts(test, NULL, nr + 5);
 
@@ -1226,31 +1396,56 @@ static void test_counts_file(struct kunit *test)
 	expect_counts(test, NULL, 4);
 }
 
-static void expect_guess(struct kunit *test, unsigned int average)
-{
-	const unsigned int truth[16] = { [0 ... 15] = average };
-
-	check_window(test, truth, 0, 16, __LINE__);
-	check_window(test, truth, 3, 5, __LINE__);
-}
-
-/* No rmap knows what drivers map: each page gets the average, or 1. */
+/* No rmap knows what drivers map. */
 static void test_counts_driver(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv;
 
 	new_folio(test, 4);
-	expect_guess(test, 0);
+	expect_kpagecount(test, 0, 16, 0);
 	map_file(c, 0, 3);
-	expect_guess(test, 1);
+	expect_no_counts(test);
+	expect_kpagecount(test, 0, 16, 1);
 	map_file(c, 0, 16);
-	expect_guess(test, 1);
+	expect_kpagecount(test, 0, 16, 1);
 	map_file(c, 0, 16);
-	expect_guess(test, 2);
+	expect_kpagecount(test, 0, 16, 2);
 	unmap_ptes(c, 0, 16);
 	unmap_ptes(c, 0, 16);
 	unmap_ptes(c, 0, 3);
-	expect_guess(test, 0);
+	expect_kpagecount(test, 0, 16, 0);
+}
+
+struct late_unlock {
+	struct delayed_work work;
+	struct folio *folio;
+};
+
+static void late_unlock(struct work_struct *work)
+{
+	folio_unlock(container_of(work, struct late_unlock, work.work)->folio);
+}
+
+/* Reading kpagecount does not wait until the folio is unlocked, here after 3 s. */
+static void test_counts_locked(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+	struct late_unlock late;
+
+	if (!IS_ENABLED(CONFIG_PROC_PAGE_MONITOR))
+		kunit_skip(test, "no kpagecount");
+	late.folio = new_folio(test, 4);
+	map_file(c, 0, 3);
+	INIT_DELAYED_WORK_ONSTACK(&late.work, late_unlock);
+	folio_lock(c->folio);
+	schedule_delayed_work(&late.work, 3 * HZ);
+	expect_kpagecount(test, 0, 16, 1);
+	if (cancel_delayed_work_sync(&late.work))
+		folio_unlock(c->folio);
+	else
+		KUNIT_FAIL(test, "waited for the folio lock");
+	destroy_delayed_work_on_stack(&late.work);
+	unmap_ptes(c, 0, 3);
 }
 
 #define NR_THREADS	4
@@ -1299,8 +1494,8 @@ static int race(void *data)
 }
 
 /*
- * Several threads change the word of one folio at the same time, without a
- * lock that they share. Nothing may be lost or left over, in the word or in
+ * Several threads change the mapcounts of one folio at the same time, without a
+ * lock that they share. Nothing may be lost or left over, in the mapcounts or in
  * what is derived from the differences: the folio is mapped by one PTE that
  * stays, and afterwards by this one alone.
  */
@@ -1405,6 +1600,258 @@ static void test_exclusive_race(struct kunit *test)
 }
 
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
+/*
+ * A folio of two PMDs, mapped by two MMs: MM 0 is the creator. Each MM has each of
+ * the two parts in one of these ways.
+ */
+enum mix { BY_PMD, BY_PTES, BY_FEW_PTES, UNMAPPED, NR_MIXES };
+
+#define NR_PARTS	2
+#define FEW		3
+
+struct two_pmds {
+	struct rmap_ctx *c[2];		/* by MM */
+	enum mix mix[2][NR_PARTS];
+	struct mapped start;
+};
+
+static const struct account_kind *anon_kind = &account_kinds[2];
+
+/* What the mapcounts have to be, and the statistics. */
+static void check_two_pmds(struct kunit *test, const struct two_pmds *t, int line)
+{
+	const unsigned int ptes_of[] = { 0, HPAGE_PMD_NR, FEW, 0 };
+	struct folio *folio = t->c[0]->folio;
+	const unsigned long nr_pages = NR_PARTS * HPAGE_PMD_NR;
+	const struct folio_mapcounts mc = folio_read_mapcounts(folio);
+	const struct mapped now = read_mapped(anon_kind, folio);
+	unsigned int ptes = 0, pmds = 0, creator = 0, entries, pages, mapped;
+	int mm, part;
+
+	for (mm = 0; mm < 2; mm++) {
+		for (part = 0; part < NR_PARTS; part++) {
+			const enum mix mix = t->mix[mm][part];
+
+			ptes += ptes_of[mix];
+			pmds += mix == BY_PMD;
+			if (!mm)
+				creator += ptes_of[mix] + (mix == BY_PMD);
+		}
+	}
+	if (folio_is_creator(folio, t->c[1]->mm))
+		creator = ptes + pmds - creator;
+	entries = ptes + pmds;
+	pages = ptes + pmds * HPAGE_PMD_NR;
+	mapped = min(pmds ? pages : max(creator, ptes - creator), nr_pages);
+
+	if (mapcounts_ptes(mc) == ptes && mapcounts_pmds(mc) == pmds &&
+	    mapcounts_creator(mc) == creator &&
+	    folio_mapcount(folio) == entries &&
+	    folio_mapped(folio) == (entries > 0) &&
+	    folio_ref_count(folio) == 1 + entries &&
+	    mapcounts_pages(mc) == pages &&
+	    mapcounts_exclusive(mc) == (creator == entries) &&
+	    folio_maybe_mapped_shared(folio) == (entries > 1 && creator != entries) &&
+	    mapcounts_nr_mapped(mc, nr_pages, true) == mapped &&
+	    mapcounts_partial(mc, nr_pages) == (pages && pages < nr_pages) &&
+	    now.pages - t->start.pages == mapped &&
+	    now.by_pmd - t->start.by_pmd == min(pmds * HPAGE_PMD_NR, nr_pages))
+		return;
+	KUNIT_FAIL(test,
+		   "line %d, MM 0 has %d %d, MM 1 has %d %d: mapcounts %#llx, refs %d, shared %d, mapped %ld, by PMDs %ld; expected ptes %u, pmds %u, creator %u",
+		   line, t->mix[0][0], t->mix[0][1], t->mix[1][0], t->mix[1][1],
+		   mc.val, folio_ref_count(folio), folio_maybe_mapped_shared(folio),
+		   now.pages - t->start.pages, now.by_pmd - t->start.by_pmd,
+		   ptes, pmds, creator);
+}
+
+/* The creator maps both parts by PMDs, and forks the other MM. */
+static void new_two_pmds(struct kunit *test, struct two_pmds *t)
+{
+	struct rmap_ctx *c = t->c[0];
+	struct folio *folio = new_folio(test, HPAGE_PMD_ORDER + 1);
+	struct page *second = folio_page(folio, HPAGE_PMD_NR);
+
+	t->c[1]->folio = folio;
+	t->start = read_mapped(anon_kind, folio);
+	memset(t->mix, 0, sizeof(t->mix));
+	t->mix[1][0] = UNMAPPED;
+	t->mix[1][1] = UNMAPPED;
+	folio_ref_add(folio, NR_PARTS);
+	spin_lock(&c->mm->page_table_lock);
+	folio_add_new_anon_rmap(folio, c->vma, c->addr, RMAP_EXCLUSIVE);
+	spin_unlock(&c->mm->page_table_lock);
+	check_two_pmds(test, t, __LINE__);
+	KUNIT_EXPECT_TRUE(test, PageAnonExclusive(&folio->page));
+	KUNIT_EXPECT_TRUE(test, PageAnonExclusive(second));
+}
+
+static void fork_two_pmds(struct kunit *test, struct two_pmds *t)
+{
+	struct rmap_ctx *c = t->c[0], *other = t->c[1];
+	int part, err = 0;
+
+	for (part = 0; part < NR_PARTS; part++) {
+		struct page *page = folio_page(c->folio, part * HPAGE_PMD_NR);
+
+		folio_get(c->folio);
+		spin_lock(&c->mm->page_table_lock);
+		raw_write_seqcount_begin(&c->mm->write_protect_seq);
+		err |= folio_try_dup_anon_rmap_pmd(c->folio, page, other->vma, c->vma);
+		raw_write_seqcount_end(&c->mm->write_protect_seq);
+		spin_unlock(&c->mm->page_table_lock);
+		t->mix[1][part] = BY_PMD;
+		check_two_pmds(test, t, __LINE__);
+		KUNIT_EXPECT_FALSE(test, PageAnonExclusive(page));
+	}
+	KUNIT_EXPECT_EQ(test, err, 0);
+}
+
+static void split_part(struct rmap_ctx *c, int part, rmap_t flags)
+{
+	struct page *page = folio_page(c->folio, part * HPAGE_PMD_NR);
+
+	folio_ref_add(c->folio, HPAGE_PMD_NR - 1);
+	spin_lock(&c->mm->page_table_lock);
+	folio_split_anon_rmap_pmd(c->folio, page, c->vma, flags);
+	spin_unlock(&c->mm->page_table_lock);
+}
+
+/* From BY_PMD or BY_PTES on, have an MM map a part in another way. */
+static void change_part(struct kunit *test, struct two_pmds *t, int mm, int part,
+			enum mix to)
+{
+	const int first = part * HPAGE_PMD_NR;
+	struct rmap_ctx *c = t->c[mm];
+
+	if (t->mix[mm][part] == BY_PMD && to == UNMAPPED) {
+		spin_lock(&c->mm->page_table_lock);
+		folio_remove_rmap_pmd(c->folio, folio_page(c->folio, first), c->vma);
+		spin_unlock(&c->mm->page_table_lock);
+		folio_put(c->folio);
+	} else if (t->mix[mm][part] == BY_PMD && to != BY_PMD) {
+		split_part(c, part, RMAP_NONE);
+		t->mix[mm][part] = BY_PTES;
+		check_two_pmds(test, t, __LINE__);
+	}
+	if (t->mix[mm][part] == BY_PTES && to != BY_PTES)
+		unmap_ptes(c, first + (to == UNMAPPED ? 0 : FEW),
+			   HPAGE_PMD_NR - (to == UNMAPPED ? 0 : FEW));
+	if (t->mix[mm][part] == BY_FEW_PTES && to == UNMAPPED)
+		unmap_ptes(c, first, FEW);
+	t->mix[mm][part] = to;
+	check_two_pmds(test, t, __LINE__);
+}
+
+/* All mixes that one MM, or two, can have of both parts, and the way to these. */
+static void test_two_pmds(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+	struct two_pmds t = { .c = { c, other_mm(test) } };
+	int i, mm, part;
+
+	for (i = 0; i < NR_MIXES * NR_MIXES * NR_MIXES * NR_MIXES; i++) {
+		const int mix[] = { i % 4, i / 4 % 4, i / 16 % 4, i / 64 };
+
+		new_two_pmds(test, &t);
+		fork_two_pmds(test, &t);
+		for (mm = 0; mm < 2; mm++)
+			for (part = 0; part < NR_PARTS; part++)
+				change_part(test, &t, mm, part, mix[2 * mm + part]);
+
+		/* The last to have it adopts it. */
+		if (mix[0] == UNMAPPED && mix[1] == UNMAPPED && i != 255) {
+			folio_lock(c->folio);
+			spin_lock(&t.c[1]->mm->page_table_lock);
+			folio_adopt(c->folio, t.c[1]->mm, folio_mapcount(c->folio));
+			spin_unlock(&t.c[1]->mm->page_table_lock);
+			folio_unlock(c->folio);
+			check_two_pmds(test, &t, __LINE__);
+		}
+
+		/* The parts of it go in the other order. */
+		for (part = NR_PARTS - 1; part >= 0; part--)
+			for (mm = 0; mm < 2; mm++)
+				change_part(test, &t, mm, part, UNMAPPED);
+		KUNIT_EXPECT_EQ(test, folio_read_mapcounts(c->folio).val, 0ULL);
+		free_folio(test);
+	}
+}
+
+/* The pages of the part that is split are exclusive then, and no others. */
+static void test_two_pmds_exclusive(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+	struct two_pmds t = { .c = { c, other_mm(test) } };
+	int split, i;
+
+	for (split = 0; split < NR_PARTS; split++) {
+		new_two_pmds(test, &t);
+		split_part(c, split, RMAP_EXCLUSIVE);
+		t.mix[0][split] = BY_PTES;
+		check_two_pmds(test, &t, __LINE__);
+		for (i = 0; i < NR_PARTS * HPAGE_PMD_NR; i++) {
+			const bool exclusive = i / HPAGE_PMD_NR == split ||
+					       i % HPAGE_PMD_NR == 0;
+
+			if (PageAnonExclusive(folio_page(c->folio, i)) != exclusive)
+				KUNIT_FAIL(test, "page %d: exclusive %d", i, !exclusive);
+		}
+		change_part(test, &t, 0, 0, UNMAPPED);
+		change_part(test, &t, 0, 1, UNMAPPED);
+		free_folio(test);
+	}
+}
+
+/* Two PMDs and one PTE are 3 entries, and one page more than the PMDs map. */
+static void test_two_pmds_file(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+	struct folio *folio = new_folio(test, HPAGE_PMD_ORDER + 1);
+	const int nr_pages = folio_nr_pages(folio);
+	const struct mapped start = read_mapped(&account_kinds[0], folio);
+	struct folio_mapcounts mc;
+	struct mapped now;
+	int part;
+
+	for (part = 0; part < NR_PARTS; part++) {
+		struct page *page = folio_page(folio, part * HPAGE_PMD_NR);
+
+		folio_ref_add(folio, 2);
+		folio_lock(folio);
+		spin_lock(&c->mm->page_table_lock);
+		folio_add_file_rmap_pmd(folio, page, c->vma);
+		folio_dup_file_rmap_pmd(folio, page, c->vma);
+		folio_remove_rmap_pmd(folio, page, c->vma);
+		spin_unlock(&c->mm->page_table_lock);
+		folio_unlock(folio);
+		folio_put(folio);
+	}
+	map_file(c, HPAGE_PMD_NR + 1, 1);
+	expect_mapcounts(test, folio, 1, 2);
+	mc = folio_read_mapcounts(folio);
+	KUNIT_EXPECT_EQ(test, folio_mapcount(folio), 3);
+	KUNIT_EXPECT_EQ(test, mapcounts_pages(mc), 2 * HPAGE_PMD_NR + 1);
+	KUNIT_EXPECT_EQ(test, mapcounts_average(mc, nr_pages), 2);
+	KUNIT_EXPECT_FALSE(test, folio_maybe_mapped_shared(folio));
+	now = read_mapped(&account_kinds[0], folio);
+	KUNIT_EXPECT_EQ(test, now.pages - start.pages, nr_pages);
+	KUNIT_EXPECT_EQ(test, now.by_pmd - start.by_pmd, nr_pages);
+
+	unmap_ptes(c, HPAGE_PMD_NR + 1, 1);
+	for (part = 0; part < NR_PARTS; part++) {
+		spin_lock(&c->mm->page_table_lock);
+		folio_remove_rmap_pmd(folio, folio_page(folio, part * HPAGE_PMD_NR),
+				      c->vma);
+		spin_unlock(&c->mm->page_table_lock);
+		folio_put(folio);
+	}
+	expect_mapcounts(test, folio, 0, 0);
+	now = read_mapped(&account_kinds[0], folio);
+	KUNIT_EXPECT_EQ(test, now.pages, start.pages);
+	KUNIT_EXPECT_EQ(test, now.by_pmd, start.by_pmd);
+}
+
 /* The folio that is mapped at the start of the range, with a reference. */
 static struct folio *mapped_folio(struct kunit *test, bool *by_pmd)
 {
@@ -1543,32 +1990,33 @@ static void test_thp_cow(struct kunit *test)
 	expect_mapcounts(test, folio, 0, 0);
 }
 
-/* At the bound of PMDs, fork() splits the PMD and duplicates PTEs. */
-static void test_thp_fork_bound(struct kunit *test)
+/* At the bound, fork() of a PMD fails, and leaves nothing behind. */
+static void test_thp_fork_pmd_bound(struct kunit *test)
 {
-	const u64 one = FOLIO_MAPCOUNTS_ENTIRE;
-	const u64 others = (FOLIO_MAPCOUNTS_ENTIRE_MAX - 2) * one;
 	struct rmap_ctx *c = test->priv;
-	const int nr = HPAGE_PMD_NR;
-	struct mm_struct *child, *last;
+	const u64 others = MAPCOUNTS_PAGES_MAX - 2 * HPAGE_PMD_NR;
 	struct folio *folio = fault_thp(test);
+	struct mm_struct *child;
 
 	skip_if_checked(test);
-	if ((FOLIO_MAPCOUNTS_ENTIRE_MAX + 1ULL) * nr > FOLIO_MAPCOUNTS_PTES_MAX)
-		kunit_skip(test, "the bound of PTEs comes first: see test_thp_fork_ptes_bound");
+	if (HPAGE_PMD_NR != MAX_PTRS_PER_PTE)
+		kunit_skip(test, "PMDs map fewer pages here");
 	c->others = true;
-	atomic64_add(others, &folio->_mapcounts);
-	last = fork_mm(test);
-	expect_mapcounts(test, folio, 0, FOLIO_MAPCOUNTS_ENTIRE_MAX);
-	KUNIT_EXPECT_FALSE(test, folio_can_add_entire(folio));
-
+	atomic64_add(others * MAPCOUNTS_PTE, &folio->_mapcounts);
 	child = fork_mm(test);
-	expect_mapcounts(test, folio, 2 * nr, FOLIO_MAPCOUNTS_ENTIRE_MAX - 1);
-	KUNIT_EXPECT_TRUE(test, folio_can_add_entire(folio));
-	atomic64_sub(others, &folio->_mapcounts);
-	mmput(last);
+	expect_mapcounts(test, folio, others, 2);
 	mmput(child);
-	expect_mapcounts(test, folio, nr, 0);
+
+	child = mm_alloc();
+	KUNIT_ASSERT_NOT_NULL(test, child);
+	atomic64_add(MAPCOUNTS_PTE, &folio->_mapcounts);
+	child->task_size = c->mm->task_size;
+	KUNIT_EXPECT_EQ(test, -ENOMEM, dup_mmap(child, c->mm));
+	mmput(child);
+	atomic64_sub((others + 1) * MAPCOUNTS_PTE, &folio->_mapcounts);
+	/* It was split to try with PTEs. */
+	expect_mapcounts(test, folio, HPAGE_PMD_NR, 0);
+	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 1 + HPAGE_PMD_NR);
 }
 
 /* At the bound of PTEs, fork() fails, and leaves nothing behind. */
@@ -1576,7 +2024,7 @@ static void test_thp_fork_ptes_bound(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv;
 	const int nr = HPAGE_PMD_NR;
-	const u64 others = FOLIO_MAPCOUNTS_PTES_MAX - 2 * nr;
+	const u64 others = MAPCOUNTS_PAGES_MAX - 2 * nr;
 	struct folio *folio = fault_thp(test);
 	struct mm_struct *child;
 
@@ -1585,17 +2033,17 @@ static void test_thp_fork_ptes_bound(struct kunit *test)
 	KUNIT_ASSERT_NOT_NULL(test, child);
 	c->others = true;
 	split_pmd(c);
-	atomic64_add((others + 1) * FOLIO_MAPCOUNTS_PTE, &folio->_mapcounts);
+	atomic64_add((others + 1) * MAPCOUNTS_PTE, &folio->_mapcounts);
 	child->task_size = c->mm->task_size;
 	KUNIT_EXPECT_EQ(test, -ENOMEM, dup_mmap(child, c->mm));
 	mmput(child);
 	expect_mapcounts(test, folio, others + 1 + nr, 0);
 	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 1 + nr);
 
-	atomic64_sub(FOLIO_MAPCOUNTS_PTE, &folio->_mapcounts);
+	atomic64_sub(MAPCOUNTS_PTE, &folio->_mapcounts);
 	child = fork_mm(test);
-	expect_mapcounts(test, folio, FOLIO_MAPCOUNTS_PTES_MAX, 0);
-	atomic64_sub(others * FOLIO_MAPCOUNTS_PTE, &folio->_mapcounts);
+	expect_mapcounts(test, folio, MAPCOUNTS_PAGES_MAX, 0);
+	atomic64_sub(others * MAPCOUNTS_PTE, &folio->_mapcounts);
 	mmput(child);
 	expect_mapcounts(test, folio, nr, 0);
 }
@@ -1652,7 +2100,7 @@ static void test_counts_migration(struct kunit *test)
 /*
  * Two MMs, of which one forked the other, unmap pages of a folio. If none of
  * them maps some page any more, and a walk over the mappings sees all of these,
- * then the folio is partially mapped, though the word cannot tell. The walk tells
+ * then the folio is partially mapped, though the mapcounts cannot tell. The walk tells
  * 512 parts of a folio apart, so these are the units of large ones.
  */
 #define UNIT_PAGES	(HPAGE_PMD_NR > 512 ? HPAGE_PMD_NR / 512 : 1)
@@ -1666,7 +2114,7 @@ static const struct referenced_case {
 	int nr[2];		/* and how many */
 	int advice;		/* for the VMA of the child */
 	bool locked;		/* so is this VMA */
-	bool entire;		/* a third MM maps the folio by a PMD */
+	bool pmd;		/* a third MM maps the folio by a PMD */
 	bool partial;
 } referenced_table[] = {
 	{
@@ -1701,7 +2149,7 @@ static const struct referenced_case {
 	}, {
 		.desc = "the same half, a third has a PMD",
 		.nr = { HALF, HALF },
-		.entire = true,
+		.pmd = true,
 	}, {
 		.desc = "the same half, one VMA is skipped",
 		.nr = { HALF, HALF },
@@ -1749,7 +2197,7 @@ static void test_referenced(struct kunit *test)
 	if (NR_UNITS < 256)
 		kunit_skip(test, "a PMD maps too little for these ranges");
 	folio = fault_thp(test);
-	if (t->entire)
+	if (t->pmd)
 		third = fork_mm(test);
 	split_pmd(c);
 	child = fork_mm(test);
@@ -1798,7 +2246,7 @@ static int check_test_init(struct kunit *test)
 	return rmap_test_init(test);
 }
 
-/* The word is right, but it is another page that is unmapped. */
+/* The mapcounts are right, but it is another page that is unmapped. */
 static void test_check_wrong_page(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv;
@@ -1813,20 +2261,20 @@ static void test_check_wrong_page(struct kunit *test)
 	expect_mapcounts(test, folio, 0, 0);
 }
 
-/* More is mapped than the word is told: a batch, and a PMD. */
+/* More is mapped than the mapcounts are told: a batch, and a PMD. */
 static void test_check_wrong_delta(struct kunit *test)
 {
-	const u64 one = folio_mapcounts_delta_ptes(1, false);
-	struct folio *folio = new_folio(test, 4);
+	const u64 one = MAPCOUNTS_PTE;
+	struct folio *folio = new_folio(test, TEST_MAX_ORDER);
 
-	expect_report(test, __folio_add_mapcounts(folio, one, &folio->page, 2, 0));
-	__folio_sub_mapcounts(folio, one, &folio->page, 2, 0);
-	expect_report(test, __folio_add_mapcounts(folio, one, &folio->page, 1, 1));
-	__folio_sub_mapcounts(folio, one, &folio->page, 1, 1);
+	expect_report(test, folio_mapcounts_check_add(folio, one, &folio->page, 2, 0));
+	folio_mapcounts_check_add(folio, -one, &folio->page, -2, 0);
+	expect_report(test, folio_mapcounts_check_add(folio, one, &folio->page, 1, 1));
+	folio_mapcounts_check_add(folio, -one, &folio->page, -1, -1);
 	expect_mapcounts(test, folio, 0, 0);
 }
 
-/* Somebody writes the word. The next operation tells, and the next decision. */
+/* Somebody writes the mapcounts. The next operation tells, and the next decision. */
 static void test_check_wrong_word(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv;
@@ -1909,7 +2357,7 @@ static void test_check_unmapped(struct kunit *test)
 	folio_mapcounts_check_unmapped(folio);
 }
 
-/* The word says that nothing is mapped, but one page is still. */
+/* The mapcounts say that nothing is mapped, but one page is still. */
 static void test_check_free(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv;
@@ -1976,15 +2424,20 @@ static struct kunit_case rmap_test_cases[] = {
 	KUNIT_CASE(test_claim_unlocked),
 	KUNIT_CASE(test_adopt_wrong),
 	KUNIT_CASE(test_adopt),
+	KUNIT_CASE(test_account_shared),
 	KUNIT_CASE(test_counts_file),
 	KUNIT_CASE(test_counts_driver),
+	KUNIT_CASE(test_counts_locked),
 	KUNIT_CASE_PARAM(test_race, orders_gen_params),
 	KUNIT_CASE(test_exclusive_race),
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
+	KUNIT_CASE(test_two_pmds),
+	KUNIT_CASE(test_two_pmds_exclusive),
+	KUNIT_CASE(test_two_pmds_file),
 	KUNIT_CASE(test_thp_split_first),
 	KUNIT_CASE(test_thp_fork_first),
 	KUNIT_CASE(test_thp_cow),
-	KUNIT_CASE(test_thp_fork_bound),
+	KUNIT_CASE(test_thp_fork_pmd_bound),
 	KUNIT_CASE(test_thp_fork_ptes_bound),
 	KUNIT_CASE(test_counts_anon),
 	KUNIT_CASE(test_counts_migration),

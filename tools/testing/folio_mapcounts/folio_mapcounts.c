@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Tests in user space of the word that counts the mappings of a large folio.
+ * Tests in user space of the packed mapcount of a large folio.
  *
  * The kernel's header is compiled as it is. Random sequences of what rmap does to
- * a folio are applied to a word, by the deltas of the header, and to a model that
- * remembers how often each MM maps each page. After each operation, all that the
- * header derives from the word is compared with what the model knows. A sequence
- * that fails is shrunk before it is printed. What comes as a literal number here
- * is not taken from the header on purpose.
+ * a folio are applied to the mapcounts, by the deltas of the header, and to a model
+ * that remembers how often each MM maps each page. After each operation, all that
+ * the header derives from the mapcounts is compared with what the model knows. A
+ * sequence that fails is shrunk before it is printed. What comes as a literal
+ * number here is not taken from the header on purpose.
  *
  *	folio_mapcounts [-s SEED] [-n SEQUENCES]
+ *
+ * TEST_P is how many bits index the largest page table, TEST_PMD_ORDER how many
+ * index those in use: on ppc64 these are not the same.
  */
 #include <limits.h>
 #include <pthread.h>
@@ -19,6 +22,14 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+
+#ifndef TEST_P
+#define TEST_P	9
+#endif
+#ifndef TEST_PMD_ORDER
+#define TEST_PMD_ORDER	TEST_P
+#endif
+#define CONFIG_MMU
 
 /* Another header is a mutant of it: see mutants.sh. */
 #ifndef FOLIO_MAPCOUNTS_H
@@ -30,18 +41,22 @@
 
 #define NR_MMS		4
 #define NOBODY		NR_MMS
-#define MAX_PAGES	8192
 #define MAX_OPS		80
 
+/* A PMD maps as many pages; a folio has up to four such parts. */
+#define P		TEST_P
+#define PMD_NR		(1U << TEST_PMD_ORDER)
+#define MAX_PARTS	4
+#define MAX_PAGES	(MAX_PARTS * PMD_NR)
+
 /* What the fields can hold, and where mapping is refused. */
-#define PTES_TOP	0xffffffffULL
-#define ENTIRE_TOP	0x3ffffULL
-#define CREATOR_TOP	0x3fffULL
-#define PTES_BOUND	BIT_ULL(30)
-#define ENTIRE_BOUND	BIT_ULL(17)
+#define PTES_TOP	0x7fffffffULL
+#define PMDS_TOP	((1ULL << (31 - P)) - 1)
+#define CREATOR_TOP	((4ULL << P) - 1)
+#define BOUND		(1ULL << 30)
 
 static u64 seed;
-static unsigned int nr_sequences = 2000;
+static unsigned int nr_sequences = TEST_PMD_ORDER > 9 ? 500 : 2000;
 
 /* Why the last check failed. */
 static __thread char why[400];
@@ -98,37 +113,57 @@ static u64 rnd_value(u64 *state, u64 top)
 	}
 }
 
-static struct folio_mapcounts make(u64 ptes, u64 entire, u64 creator)
+static struct folio_mapcounts make(u64 ptes, u64 pmds, u64 creator)
 {
 	return (struct folio_mapcounts){
-		ptes + (entire << 32) + (creator << 50)
+		ptes + (pmds << 31) + (creator << (62 - P))
 	};
 }
 
 /* ------------------------------------------------------------------------- */
-/* What is derived from any word, and what is added to it                      */
+/* What is derived from any mapcounts, and what is added to them               */
 
-static bool answers_agree(u64 ptes, u64 entire, u64 creator, unsigned long nr_pages)
+/* @creator is what is counted of an anonymous folio; 0 for a file folio. */
+static u64 estimate_of(u64 ptes, u64 pmds, u64 creator, unsigned long nr_pages)
 {
-	const struct folio_mapcounts mc = make(ptes, entire, creator);
-	const u64 pages = ptes + entire * nr_pages;
-	u64 estimate = ptes < nr_pages ? ptes : nr_pages;
+	u64 most = ptes + pmds * PMD_NR;
 
-	if (entire)
-		estimate = nr_pages;
-	return EXPECT(folio_mapcounts_ptes(mc), ptes) &&
-	       EXPECT(folio_mapcounts_entire(mc), entire) &&
-	       EXPECT(folio_mapcounts_creator(mc), creator) &&
-	       EXPECT(folio_mapcounts_mapped(mc), ptes || entire || creator) &&
-	       (ptes + entire > INT_MAX ||
-		EXPECT(folio_mapcounts_total(mc), ptes + entire)) &&
-	       EXPECT(folio_mapcounts_pages(mc, nr_pages), pages) &&
-	       EXPECT(folio_mapcounts_creator_only(mc, nr_pages), pages == creator) &&
-	       EXPECT(folio_mapcounts_creator_possible(mc, nr_pages),
-		      pages > CREATOR_TOP || creator <= pages) &&
-	       EXPECT(folio_mapcounts_estimate(mc, nr_pages), estimate) &&
-	       EXPECT(folio_mapcounts_partial(mc, nr_pages),
-		      !entire && ptes > 0 && ptes < nr_pages);
+	if (!pmds)
+		most = creator > ptes - creator ? creator : ptes - creator;
+	return most < nr_pages ? most : nr_pages;
+}
+
+static bool estimates_agree(struct folio_mapcounts mc, u64 pages, u64 mapped,
+			    unsigned long nr_pages, bool anon)
+{
+	return EXPECT(mapcounts_nr_mapped(mc, nr_pages, anon), mapped) &&
+	       EXPECT(mapcounts_share(mc, nr_pages, anon, 1ULL << 32),
+		      pages ? (mapped << 32) / pages : 1ULL << 32);
+}
+
+static bool answers_agree(u64 ptes, u64 pmds, u64 creator, unsigned long nr_pages)
+{
+	const struct folio_mapcounts mc = make(ptes, pmds, creator);
+	const u64 by_pmd = pmds * PMD_NR, pages = ptes + by_pmd;
+
+	return EXPECT(mapcounts_ptes(mc), ptes) &&
+	       EXPECT(mapcounts_pmds(mc), pmds) &&
+	       EXPECT(mapcounts_creator(mc), creator) &&
+	       EXPECT(mapcounts_mapped(mc), ptes || pmds || creator) &&
+	       EXPECT(mapcounts_entries(mc), ptes + pmds) &&
+	       EXPECT(mapcounts_pages(mc), pages) &&
+	       EXPECT(mapcounts_bound_pages(mc), ptes + (pmds << P)) &&
+	       EXPECT(mapcounts_exclusive(mc), ptes + pmds == creator) &&
+	       EXPECT(mapcounts_valid(mc), creator <= ptes + pmds) &&
+	       estimates_agree(mc, pages, estimate_of(ptes, pmds, 0, nr_pages),
+			       nr_pages, false) &&
+	       (creator > ptes + pmds ||
+		estimates_agree(mc, pages, estimate_of(ptes, pmds, creator, nr_pages),
+				nr_pages, true)) &&
+	       EXPECT(mapcounts_nr_pmdmapped(mc, nr_pages),
+		      by_pmd < nr_pages ? by_pmd : nr_pages) &&
+	       EXPECT(mapcounts_average(mc, nr_pages), (pages + nr_pages - 1) / nr_pages) &&
+	       EXPECT(mapcounts_partial(mc, nr_pages), pages > 0 && pages < nr_pages);
 }
 
 static bool test_answers(u64 *state)
@@ -138,34 +173,56 @@ static bool test_answers(u64 *state)
 	for (i = 0; i < 100000; i++) {
 		const unsigned long nr_pages = 2UL << rnd(state, 18);
 		const u64 ptes = rnd_value(state, PTES_TOP);
-		const u64 entire = rnd_value(state, rnd(state, 2) ? ENTIRE_TOP : 3);
+		const u64 pmds = rnd_value(state, rnd(state, 2) ? PMDS_TOP : 3);
 		u64 creator = rnd_value(state, CREATOR_TOP);
 
 		/* Where equal is not likely by chance */
 		if (rnd(state, 2))
-			creator = (ptes + entire * nr_pages + rnd(state, 3) - 1) &
-				  CREATOR_TOP;
-		if (!answers_agree(ptes, entire, creator, nr_pages) ||
-		    !answers_agree(rnd_value(state, 2 * nr_pages), entire, creator,
+			creator = (ptes + pmds + rnd(state, 3) - 1) & CREATOR_TOP;
+		/* On 32 bit, only what can be mapped at all fits in a long. */
+		if (sizeof(long) == 4 && ptes + (pmds << P) + nr_pages > ULONG_MAX)
+			continue;
+		if (!answers_agree(ptes, pmds, creator, nr_pages) ||
+		    !answers_agree(rnd_value(state, 2 * nr_pages), pmds, creator,
 				   nr_pages) ||
-		    !answers_agree(creator, 0, creator, nr_pages))
+		    !answers_agree(creator, 0, creator, nr_pages) ||
+		    !answers_agree(creator + rnd_value(state, 2 * nr_pages), 0, creator,
+				   nr_pages) ||
+		    !answers_agree(0, creator % PMDS_TOP, creator % PMDS_TOP, nr_pages))
 			return false;
 	}
 	return true;
 }
 
-/* Does adding @delta to a word, and taking it away again, do just what it is to? */
-static bool delta_adds(u64 delta, struct folio_mapcounts before, u64 ptes,
-		       s64 entire, u64 creator)
+/* What one page table has: nothing is to be accounted when an MM adopts the folio. */
+static bool test_adopt(u64 *state)
+{
+	int i;
+
+	for (i = 0; i < 100000; i++) {
+		const unsigned long nr_pages = 2UL << rnd(state, 18);
+		const u64 ptes = rnd_value(state, 1 << P);
+		const u64 pmds = rnd(state, 2) ? rnd_value(state, (1 << P) - ptes) : 0;
+
+		if (!EXPECT(mapcounts_nr_mapped(make(ptes, pmds, ptes + pmds), nr_pages, true),
+			    mapcounts_nr_mapped(make(ptes, pmds, 0), nr_pages, true)))
+			return false;
+	}
+	return true;
+}
+
+/* Does adding @delta, and taking it away again, do just what it is to? */
+static bool delta_adds(u64 delta, struct folio_mapcounts before, s64 ptes,
+		       s64 pmds, s64 creator)
 {
 	struct folio_mapcounts mc = before;
 
-	mc.word += delta;
-	return EXPECT(mc.word & PTES_TOP, (before.word & PTES_TOP) + ptes) &&
-	       EXPECT(mc.word >> 32 & ENTIRE_TOP,
-		      (before.word >> 32 & ENTIRE_TOP) + entire) &&
-	       EXPECT(mc.word >> 50, ((before.word >> 50) + creator) & CREATOR_TOP) &&
-	       EXPECT(mc.word - delta, before.word);
+	mc.val += delta;
+	return EXPECT(mc.val & PTES_TOP, (before.val & PTES_TOP) + ptes) &&
+	       EXPECT(mc.val >> 31 & PMDS_TOP, (before.val >> 31 & PMDS_TOP) + pmds) &&
+	       EXPECT(mc.val >> (62 - P),
+		      ((before.val >> (62 - P)) + creator) & CREATOR_TOP) &&
+	       EXPECT(mc.val - delta, before.val);
 }
 
 static bool test_deltas(u64 *state)
@@ -174,78 +231,118 @@ static bool test_deltas(u64 *state)
 
 	for (i = 0; i < 100000; i++) {
 		const struct folio_mapcounts mc =
-			make(rnd_value(state, PTES_BOUND),
-			     1 + rnd_value(state, ENTIRE_BOUND),
+			make(BOUND / 2 + rnd_value(state, BOUND / 2),
+			     1 + rnd_value(state, BOUND >> P),
 			     rnd_value(state, CREATOR_TOP));
-		const unsigned long nr = rnd_value(state, 1 << 30);
-		const unsigned long nr_pages = 2UL << rnd(state, 18);
+		const long nr = rnd_value(state, BOUND - 1);
+		const long pmds = rnd_value(state, (BOUND >> P) - 2);
+		const long less = rnd_value(state, BOUND / 2);
 
-		if (!delta_adds(folio_mapcounts_delta_ptes(nr, false), mc, nr, 0, 0) ||
-		    !delta_adds(folio_mapcounts_delta_ptes(nr, true), mc, nr, 0, nr) ||
-		    !delta_adds(folio_mapcounts_delta_entire(nr_pages, false), mc, 0, 1, 0) ||
-		    !delta_adds(folio_mapcounts_delta_entire(nr_pages, true), mc, 0, 1,
-				nr_pages) ||
-		    !delta_adds(folio_mapcounts_delta_split(nr_pages), mc, nr_pages, -1, 0) ||
-		    !delta_adds(FOLIO_MAPCOUNTS_CREATOR * (unsigned int)nr, mc, 0, 0, nr))
+		if (!delta_adds(mapcounts_delta(nr, 0, false), mc, nr, 0, 0) ||
+		    !delta_adds(mapcounts_delta(nr, 0, true), mc, nr, 0, nr) ||
+		    !delta_adds(mapcounts_delta(-less, 0, false), mc, -less, 0, 0) ||
+		    !delta_adds(mapcounts_delta(-less, 0, true), mc, -less, 0, -less) ||
+		    !delta_adds(mapcounts_delta(0, pmds, false), mc, 0, pmds, 0) ||
+		    !delta_adds(mapcounts_delta(0, pmds, true), mc, 0, pmds, pmds) ||
+		    !delta_adds(mapcounts_delta(0, -1, true), mc, 0, -1, -1) ||
+		    !delta_adds(mapcounts_delta(PMD_NR, -1, false), mc, PMD_NR, -1, 0) ||
+		    !delta_adds(mapcounts_delta(PMD_NR, -1, true), mc, PMD_NR, -1,
+				(s64)PMD_NR - 1) ||
+		    !delta_adds(MAPCOUNTS_CREATOR * (unsigned int)nr, mc, 0, 0, nr))
 			return false;
 	}
 	return true;
 }
 
-/* The fields fill the word and do not overlap; units, bounds and masks fit. */
+/* The fields fill the 64 bits and do not overlap; units, bounds and masks fit. */
 static bool test_fields(u64 *state)
 {
 	(void)state;
 	return EXPECT(sizeof(struct folio_mapcounts), 8) &&
-	       EXPECT(FOLIO_MAPCOUNTS_PTES_MASK, PTES_TOP) &&
-	       EXPECT(FOLIO_MAPCOUNTS_ENTIRE_MASK, ENTIRE_TOP << 32) &&
-	       EXPECT(FOLIO_MAPCOUNTS_CREATOR_MASK, CREATOR_TOP << 50) &&
-	       EXPECT(FOLIO_MAPCOUNTS_PTE, 1) &&
-	       EXPECT(FOLIO_MAPCOUNTS_ENTIRE, 1ULL << 32) &&
-	       EXPECT(FOLIO_MAPCOUNTS_CREATOR, 1ULL << 50) &&
-	       EXPECT(FOLIO_MAPCOUNTS_PTES_MAX, PTES_BOUND) &&
-	       EXPECT(FOLIO_MAPCOUNTS_ENTIRE_MAX, ENTIRE_BOUND) &&
-	       EXPECT(FOLIO_MAPCOUNTS_CREATOR_MAX, CREATOR_TOP);
+	       EXPECT(MAPCOUNTS_PTES_MASK, PTES_TOP) &&
+	       EXPECT(MAPCOUNTS_PMDS_MASK, PMDS_TOP << 31) &&
+	       EXPECT(MAPCOUNTS_CREATOR_MASK, CREATOR_TOP << (62 - P)) &&
+	       EXPECT(MAPCOUNTS_PTES_MASK + MAPCOUNTS_PMDS_MASK + MAPCOUNTS_CREATOR_MASK,
+		      ~0ULL) &&
+	       EXPECT(MAPCOUNTS_PTE, 1) &&
+	       EXPECT(MAPCOUNTS_PMD, 1ULL << 31) &&
+	       EXPECT(MAPCOUNTS_CREATOR, 1ULL << (62 - P)) &&
+	       EXPECT(MAPCOUNTS_PAGES_MAX, BOUND);
 }
 
 /*
- * Where mapping is refused at a bound, what others add between the check and the
- * add has room: 2^30 - 2^18 PTEs, and 2^17 - 1 entire mappings.
+ * Where mapping is refused, what others add between the check and the addition has
+ * room: 2^30 - 2^18 PTEs, and all but one of as many PMDs as there can be.
  */
 static bool test_bounds(u64 *state)
 {
 	int i;
 
 	for (i = 0; i < 100000; i++) {
-		const u64 ptes = FOLIO_MAPCOUNTS_PTES_MAX - 1 +
+		const u64 pmds = rnd_value(state, BOUND >> P);
+		const u64 ptes = BOUND - (pmds << P) +
 				 rnd_value(state, (1 << 30) - (1 << 18));
-		const u64 entire = FOLIO_MAPCOUNTS_ENTIRE_MAX - 1 +
-				   rnd_value(state, 1 << 17);
-		const struct folio_mapcounts mc = make(ptes, entire, 0);
+		const u64 more = rnd_value(state, (BOUND >> P) - 1);
+		const struct folio_mapcounts mc = make(ptes, pmds + more, 0);
 
-		if (!EXPECT(folio_mapcounts_ptes(mc), ptes) ||
-		    !EXPECT(folio_mapcounts_entire(mc), entire) ||
-		    !EXPECT(folio_mapcounts_total(mc), ptes + entire))
+		if (!EXPECT(mapcounts_bound_pages(make(BOUND - (pmds << P), pmds, 0)),
+			    MAPCOUNTS_PAGES_MAX) ||
+		    !EXPECT(mapcounts_ptes(mc), ptes) ||
+		    !EXPECT(mapcounts_pmds(mc), pmds + more) ||
+		    !EXPECT(mapcounts_entries(mc), ptes + pmds + more))
 			return false;
 	}
 	return true;
 }
 
-/* PTEs that are unmapped too often give the number that this is below the truth. */
+/* PTEs that are unmapped too often do not leave what looks like an unmapped folio. */
 static bool test_underflow(u64 *state)
 {
 	int i;
 
 	for (i = 0; i < 100000; i++) {
 		const u64 ptes = rnd_value(state, 10000);
-		const u64 entire = rnd_value(state, ENTIRE_BOUND);
-		const u64 gone = ptes + 1 + rnd_value(state, INT_MAX);
-		struct folio_mapcounts mc = make(ptes, entire, rnd(state, CREATOR_TOP));
+		const long gone = ptes + 1 + rnd_value(state, BOUND);
+		struct folio_mapcounts mc = make(ptes, rnd_value(state, BOUND >> P),
+						 rnd(state, CREATOR_TOP));
 
-		mc.word -= folio_mapcounts_delta_ptes(gone, rnd(state, 2));
-		if (!EXPECT(folio_mapcounts_total(mc), ptes + entire - gone) ||
-		    !CHECK(folio_mapcounts_mapped(mc)))
+		mc.val += mapcounts_delta(-gone, 0, rnd(state, 2));
+		if (!CHECK(mapcounts_mapped(mc)) ||
+		    !CHECK(mapcounts_ptes(mc) != ptes - gone))
 			return false;
+	}
+	return true;
+}
+
+/*
+ * A PUD counts as the PMDs that it stands for: it is split into these, without a
+ * change, and then one of these after the other into PTEs. The creator can have
+ * three of them split, and be known to be the only one.
+ */
+static bool test_pud(u64 *state)
+{
+	const unsigned long nr = 1UL << P, nr_pages = nr * PMD_NR;
+	struct folio_mapcounts mc = {};
+	unsigned long split;
+
+	(void)state;
+	mc.val += mapcounts_delta(0, nr, true);
+	for (split = 0; split <= nr; split++) {
+		const u64 entries = nr + split * (PMD_NR - 1);
+
+		if (!EXPECT(mapcounts_entries(mc), entries) ||
+		    !EXPECT(mapcounts_pmds(mc), nr - split) ||
+		    !EXPECT(mapcounts_pages(mc), nr_pages) ||
+		    !EXPECT(mapcounts_nr_mapped(mc, nr_pages, false), nr_pages) ||
+		    !EXPECT(mapcounts_nr_mapped(mc, nr_pages, true), nr_pages) ||
+		    !EXPECT(mapcounts_nr_pmdmapped(mc, nr_pages),
+			    (nr - split) * PMD_NR) ||
+		    !EXPECT(mapcounts_partial(mc, nr_pages), false) ||
+		    !EXPECT(mapcounts_exclusive(mc), entries <= CREATOR_TOP))
+			return false;
+		if (P == TEST_PMD_ORDER && !EXPECT(mapcounts_exclusive(mc), split <= 3))
+			return false;
+		mc.val += mapcounts_delta(PMD_NR, -1, true);
 	}
 	return true;
 }
@@ -257,16 +354,23 @@ struct model {
 	unsigned int nr_pages;
 	unsigned int creator;			/* an MM, or NOBODY */
 	u32 pte[NR_MMS][MAX_PAGES];		/* PTEs of an MM that map a page */
-	u32 entire[NR_MMS];			/* entries of an MM that map it all */
+	u32 pmd[NR_MMS][MAX_PARTS];		/* PMDs of an MM that map a part */
 	struct folio_mapcounts mc;		/* what is to stand for that */
 };
 
 /* What counting every mapping gives. */
 struct truth {
-	u64 ptes, entire, pages, creator;
+	u64 ptes, pmds, pages, creator;
 	unsigned int distinct;			/* pages that are mapped */
-	bool twice;				/* some page has more than one PTE */
+	unsigned int creators, others;		/* and by whom, by PTEs */
+	bool twice;				/* some page is mapped twice */
+	bool parties_twice;			/* of the creator, or of the others */
 };
+
+static unsigned int nr_parts(const struct model *m)
+{
+	return m->nr_pages / PMD_NR;
+}
 
 static u64 count_ptes(const struct model *m, unsigned int mm, unsigned int first,
 		      unsigned int nr)
@@ -278,6 +382,16 @@ static u64 count_ptes(const struct model *m, unsigned int mm, unsigned int first
 	return count;
 }
 
+static u64 count_pmds(const struct model *m, unsigned int mm)
+{
+	unsigned int part;
+	u64 count = 0;
+
+	for (part = 0; part < nr_parts(m); part++)
+		count += m->pmd[mm][part];
+	return count;
+}
+
 static struct truth count_all(const struct model *m)
 {
 	struct truth t = {};
@@ -285,23 +399,42 @@ static struct truth count_all(const struct model *m)
 
 	for (mm = 0; mm < NR_MMS; mm++) {
 		const u64 ptes = count_ptes(m, mm, 0, m->nr_pages);
-		const u64 pages = ptes + (u64)m->entire[mm] * m->nr_pages;
+		const u64 pmds = count_pmds(m, mm);
 
 		t.ptes += ptes;
-		t.entire += m->entire[mm];
-		t.pages += pages;
+		t.pmds += pmds;
+		t.pages += ptes + pmds * PMD_NR;
 		if (mm == m->creator)
-			t.creator = pages;
+			t.creator = ptes + pmds;
 	}
 	for (i = 0; i < m->nr_pages; i++) {
+		const u64 creator = m->creator == NOBODY ? 0 : m->pte[m->creator][i];
 		u64 here = 0;
 
 		for (mm = 0; mm < NR_MMS; mm++)
 			here += m->pte[mm][i];
-		t.distinct += here || t.entire;
+		t.creators += creator > 0;
+		t.others += here > creator;
+		t.parties_twice |= creator > 1 || here - creator > 1;
+		for (mm = 0; mm < NR_MMS; mm++)
+			here += m->pmd[mm][i / PMD_NR];
+		t.distinct += here > 0;
 		t.twice |= here > 1;
 	}
 	return t;
+}
+
+/* The estimate for an anonymous folio */
+static bool anon_agrees(const struct model *m, const struct truth *t)
+{
+	const unsigned long estimate = mapcounts_nr_mapped(m->mc, m->nr_pages, true);
+
+	return EXPECT(estimate, estimate_of(t->ptes, t->pmds, t->creator & CREATOR_TOP,
+					    m->nr_pages)) &&
+	       CHECK(2 * estimate >= t->distinct && estimate <= m->nr_pages) &&
+	       CHECK(estimate <= t->pages && (estimate || !t->distinct)) &&
+	       (t->pmds || t->parties_twice ||
+		EXPECT(estimate, t->creators > t->others ? t->creators : t->others));
 }
 
 /* Everything that the header answers, against the truth or what bounds it. */
@@ -310,22 +443,26 @@ static bool model_agrees(const struct model *m)
 	const struct truth t = count_all(m);
 	const unsigned long nr_pages = m->nr_pages;
 	const struct folio_mapcounts mc = m->mc;
-	const unsigned long estimate = folio_mapcounts_estimate(mc, nr_pages);
-	const bool partial = folio_mapcounts_partial(mc, nr_pages);
+	const unsigned long estimate = mapcounts_nr_mapped(mc, nr_pages, false);
+	const bool partial = mapcounts_partial(mc, nr_pages);
 	const bool in_part = t.distinct > 0 && t.distinct < nr_pages;
+	const u64 entries = t.ptes + t.pmds;
 
-	return EXPECT(folio_mapcounts_ptes(mc), t.ptes) &&
-	       EXPECT(folio_mapcounts_entire(mc), t.entire) &&
-	       EXPECT(folio_mapcounts_creator(mc), t.creator % (1 << 14)) &&
-	       EXPECT(folio_mapcounts_mapped(mc), t.pages > 0) &&
-	       EXPECT(folio_mapcounts_total(mc), t.ptes + t.entire) &&
-	       EXPECT(folio_mapcounts_pages(mc, nr_pages), t.pages) &&
-	       EXPECT(folio_mapcounts_creator_only(mc, nr_pages),
-		      t.pages == t.creator && t.pages < 1 << 14) &&
-	       CHECK(folio_mapcounts_creator_possible(mc, nr_pages)) &&
+	return EXPECT(mapcounts_ptes(mc), t.ptes) &&
+	       EXPECT(mapcounts_pmds(mc), t.pmds) &&
+	       EXPECT(mapcounts_creator(mc), t.creator & CREATOR_TOP) &&
+	       EXPECT(mapcounts_mapped(mc), entries > 0) &&
+	       EXPECT(mapcounts_entries(mc), entries) &&
+	       EXPECT(mapcounts_pages(mc), t.pages) &&
+	       EXPECT(mapcounts_exclusive(mc),
+		      entries == t.creator && entries <= CREATOR_TOP) &&
+	       CHECK(mapcounts_valid(mc)) &&
+	       EXPECT(mapcounts_nr_pmdmapped(mc, nr_pages),
+		      min_t(u64, t.pmds * PMD_NR, nr_pages)) &&
 	       CHECK(estimate >= t.distinct && estimate <= nr_pages) &&
 	       CHECK(estimate <= t.pages) &&
-	       CHECK(estimate == t.distinct || (t.twice && !t.entire)) &&
+	       CHECK(estimate == t.distinct || t.twice) &&
+	       anon_agrees(m, &t) &&
 	       CHECK(!partial || in_part) &&
 	       CHECK(partial == in_part || t.twice);
 }
@@ -337,25 +474,26 @@ static void change_ptes(struct model *m, unsigned int mm, unsigned int first,
 			unsigned int nr, u32 times, bool map)
 {
 	const bool creator = mm == m->creator;
-	u64 delta = folio_mapcounts_delta_ptes((unsigned long)nr * times, creator);
+	const long all = (long)nr * times;
+	u64 delta = mapcounts_delta(map ? all : -all, 0, creator);
 	unsigned int i;
 
 	for (i = first; i < first + nr; i++)
 		m->pte[mm][i] += map ? times : -times;
 	if (sabotage && !map && creator && nr >= 3)
-		delta -= 1ULL << 50;
-	m->mc.word += map ? delta : -delta;
+		delta += 1ULL << (62 - P);
+	m->mc.val += delta;
 }
 
-static void change_entire(struct model *m, unsigned int mm, u32 times, bool map)
+static void change_pmd(struct model *m, unsigned int mm, unsigned int part,
+		       u32 times, bool map)
 {
-	const u64 delta = folio_mapcounts_delta_entire(m->nr_pages, mm == m->creator);
-
-	m->entire[mm] += map ? times : -times;
+	m->pmd[mm][part] += map ? times : -times;
 	while (times--)
-		m->mc.word += map ? delta : -delta;
+		m->mc.val += mapcounts_delta(0, map ? 1 : -1, mm == m->creator);
 }
 
+/* Map or unmap for MM @by what @mm maps. */
 static void change_all(struct model *m, unsigned int mm, unsigned int by, bool map)
 {
 	unsigned int i, nr;
@@ -368,25 +506,23 @@ static void change_all(struct model *m, unsigned int mm, unsigned int by, bool m
 		if (m->pte[mm][i])
 			change_ptes(m, by, i, nr, m->pte[mm][i], map);
 	}
-	change_entire(m, by, m->entire[mm], map);
+	for (i = 0; i < nr_parts(m); i++)
+		change_pmd(m, by, i, m->pmd[mm][i], map);
 }
 
-static bool room_for_ptes(const struct model *m, u64 more)
+static bool room_for(const struct model *m, u64 ptes, u64 pmds)
 {
-	return (m->mc.word & PTES_TOP) < PTES_BOUND && more <= PTES_BOUND / 2;
-}
+	const u64 more = ptes + (pmds << P);
 
-static bool room_for_entire(const struct model *m, u64 more)
-{
-	return (m->mc.word >> 32 & ENTIRE_TOP) < ENTIRE_BOUND &&
-	       more <= ENTIRE_BOUND / 2;
+	return (m->mc.val & PTES_TOP) + ((m->mc.val >> 31 & PMDS_TOP) << P) <= BOUND &&
+	       more <= BOUND / 2;
 }
 
 /* ------------------------------------------------------------------------- */
 /* The operations                                                              */
 
 enum kind {
-	MAP_PTES, UNMAP_PTES, MAP_ENTIRE, UNMAP_ENTIRE, FORK, SPLIT, SPLIT_IN_TWO,
+	MAP_PTES, UNMAP_PTES, MAP_PMD, UNMAP_PMD, FORK, SPLIT, SPLIT_IN_TWO,
 	ADOPT, EXIT, NR_KINDS
 };
 
@@ -413,16 +549,18 @@ static void op_print(const struct op *op)
 		printf("%s %u PTEs from page %u on", op->kind == MAP_PTES ? "maps" : "unmaps",
 		       op->nr, op->first);
 		break;
-	case MAP_ENTIRE:
-	case UNMAP_ENTIRE:
-		printf("%s all by a PMD", op->kind == MAP_ENTIRE ? "maps" : "unmaps");
+	case MAP_PMD:
+	case UNMAP_PMD:
+		printf("%s the part with page %u by a PMD",
+		       op->kind == MAP_PMD ? "maps" : "unmaps", op->first);
 		break;
 	case FORK:
 		printf("forks MM %u", op->child);
 		break;
 	case SPLIT:
 	case SPLIT_IN_TWO:
-		printf("splits a PMD, by %s", op->kind == SPLIT ? "one add" : "two adds");
+		printf("splits the PMD of page %u, by %s", op->first,
+		       op->kind == SPLIT ? "one add" : "two adds");
 		break;
 	case ADOPT:
 		printf("adopts the folio, if it is the only one to map it");
@@ -430,16 +568,16 @@ static void op_print(const struct op *op)
 	default:
 		printf("exits");
 	}
-	if (op->kind <= UNMAP_ENTIRE && op->times != 1)
+	if (op->kind <= UNMAP_PMD && op->times != 1)
 		printf(", in %u places", op->times);
-	if ((op->kind == MAP_PTES || op->kind == MAP_ENTIRE) && !op->claim)
+	if ((op->kind == MAP_PTES || op->kind == MAP_PMD) && !op->claim)
 		printf(", as a driver");
 	printf("\n");
 }
 
 static void claim(struct model *m, const struct op *op)
 {
-	if (!m->mc.word && op->claim)
+	if (!m->mc.val && op->claim)
 		m->creator = op->mm;
 }
 
@@ -451,7 +589,7 @@ static void apply_ptes(struct model *m, const struct op *op)
 	unsigned int i;
 
 	if (op->kind == MAP_PTES) {
-		if (!room_for_ptes(m, (u64)nr * times))
+		if (!room_for(m, (u64)nr * times, 0))
 			return;
 		claim(m, op);
 		change_ptes(m, op->mm, first, nr, times, true);
@@ -462,50 +600,56 @@ static void apply_ptes(struct model *m, const struct op *op)
 	change_ptes(m, op->mm, first, nr, times, false);
 }
 
-static void apply_entire(struct model *m, const struct op *op)
+static void apply_pmd(struct model *m, const struct op *op)
 {
-	if (op->kind == UNMAP_ENTIRE) {
-		change_entire(m, op->mm, min_t(u32, op->times, m->entire[op->mm]), false);
-	} else if (room_for_entire(m, op->times)) {
+	const unsigned int part = op->first % m->nr_pages / PMD_NR;
+
+	if (part >= nr_parts(m))
+		return;
+	if (op->kind == UNMAP_PMD) {
+		change_pmd(m, op->mm, part, min_t(u32, op->times, m->pmd[op->mm][part]),
+			   false);
+	} else if (room_for(m, 0, op->times)) {
 		claim(m, op);
-		change_entire(m, op->mm, op->times, true);
+		change_pmd(m, op->mm, part, op->times, true);
 	}
 }
 
 static void apply_split(struct model *m, const struct op *op)
 {
+	const unsigned int part = op->first % m->nr_pages / PMD_NR;
 	unsigned int i;
 
-	if (!m->entire[op->mm] || !room_for_ptes(m, m->nr_pages))
+	if (!m->pmd[op->mm][part] || !room_for(m, PMD_NR, 0))
 		return;
 	if (op->kind == SPLIT_IN_TWO) {
-		change_ptes(m, op->mm, 0, m->nr_pages, 1, true);
-		change_entire(m, op->mm, 1, false);
+		change_ptes(m, op->mm, part * PMD_NR, PMD_NR, 1, true);
+		change_pmd(m, op->mm, part, 1, false);
 		return;
 	}
-	m->entire[op->mm]--;
-	for (i = 0; i < m->nr_pages; i++)
-		m->pte[op->mm][i]++;
-	m->mc.word += folio_mapcounts_delta_split(m->nr_pages);
+	m->pmd[op->mm][part]--;
+	for (i = 0; i < PMD_NR; i++)
+		m->pte[op->mm][part * PMD_NR + i]++;
+	m->mc.val += mapcounts_delta(PMD_NR, -1, op->mm == m->creator);
 }
 
 static void apply_fork(struct model *m, const struct op *op)
 {
 	if (op->mm != op->child &&
-	    room_for_ptes(m, count_ptes(m, op->mm, 0, m->nr_pages)) &&
-	    room_for_entire(m, m->entire[op->mm]))
+	    room_for(m, count_ptes(m, op->mm, 0, m->nr_pages), count_pmds(m, op->mm)))
 		change_all(m, op->mm, op->child, true);
 }
 
 static void apply_adopt(struct model *m, const struct op *op)
 {
-	const u64 pages = count_ptes(m, op->mm, 0, m->nr_pages) +
-			  (u64)m->entire[op->mm] * m->nr_pages;
+	const u64 entries = count_ptes(m, op->mm, 0, m->nr_pages) +
+			    count_pmds(m, op->mm);
+	const struct truth t = count_all(m);
 
-	if (m->creator == op->mm || !pages || pages != count_all(m).pages)
+	if (m->creator == op->mm || !entries || entries != t.ptes + t.pmds)
 		return;
 	m->creator = op->mm;
-	m->mc.word += FOLIO_MAPCOUNTS_CREATOR * (unsigned int)pages;
+	m->mc.val += MAPCOUNTS_CREATOR * (unsigned int)entries;
 }
 
 static void apply(struct model *m, const struct op *op)
@@ -514,9 +658,9 @@ static void apply(struct model *m, const struct op *op)
 	case MAP_PTES:
 	case UNMAP_PTES:
 		return apply_ptes(m, op);
-	case MAP_ENTIRE:
-	case UNMAP_ENTIRE:
-		return apply_entire(m, op);
+	case MAP_PMD:
+	case UNMAP_PMD:
+		return apply_pmd(m, op);
 	case FORK:
 		return apply_fork(m, op);
 	case SPLIT:
@@ -548,7 +692,7 @@ static bool run(const struct sequence *s, unsigned int *at)
 	}
 	for (mm = 0; mm < NR_MMS; mm++)
 		change_all(&m, mm, mm, false);
-	return model_agrees(&m) && EXPECT(m.mc.word, 0);
+	return model_agrees(&m) && EXPECT(m.mc.val, 0);
 }
 
 static bool fails(const struct sequence *s)
@@ -563,7 +707,7 @@ static void op_generate(struct op *op, u64 *state, unsigned int nr_pages)
 	/* More is unmapped than mapped, so that small counts are common. */
 	static const enum kind kinds[] = {
 		MAP_PTES, MAP_PTES, MAP_PTES, UNMAP_PTES, UNMAP_PTES, UNMAP_PTES,
-		UNMAP_PTES, MAP_ENTIRE, UNMAP_ENTIRE, FORK, FORK, SPLIT, SPLIT_IN_TWO,
+		UNMAP_PTES, MAP_PMD, UNMAP_PMD, FORK, FORK, SPLIT, SPLIT_IN_TWO,
 		ADOPT, EXIT, EXIT,
 	};
 
@@ -579,7 +723,8 @@ static void op_generate(struct op *op, u64 *state, unsigned int nr_pages)
 static void generate(struct sequence *s, u64 *state)
 {
 	static const unsigned char orders[] = {
-		1, 1, 1, 2, 2, 2, 2, 3, 3, 4, 4, 5, 6, 9, 9, 13
+		1, 1, 1, 2, 2, 2, 2, 3, 3, 4, 4, TEST_PMD_ORDER, TEST_PMD_ORDER,
+		TEST_PMD_ORDER + 1, TEST_PMD_ORDER + 1, TEST_PMD_ORDER + 2,
 	};
 	unsigned int i;
 
@@ -735,7 +880,7 @@ static bool test_shrinking(u64 *state)
 	sabotage = true;
 	for (i = 0; ok && i < 100; i++) {
 		generate(&s, state);
-		if (s.nr_pages > 64 || !fails(&s))
+		if (s.nr_pages >= min_t(unsigned int, PMD_NR, 64) || !fails(&s))
 			continue;
 		found++;
 		shrink(&s);
@@ -750,17 +895,19 @@ static bool test_shrinking(u64 *state)
 
 #define NR_WORKERS	4
 #define WORKER_STEPS	50000
-#define WORKER_PAGES	16
+#define WORKER_PTES	16
+#define WORKER_PMDS	100
+#define WORKER_PAGES	(2 * PMD_NR)
 
-static u64 shared_word;
+static u64 shared_mapcounts;
 
 /* Two threads of the creator, MM 0, and one each of MMs 1 and 2. */
 struct worker {
 	pthread_t thread;
 	unsigned int mm;
 	u64 random;
-	u64 ptes, entire;		/* what it has mapped */
-	s64 estimate, mapped;		/* sums of the differences that it saw */
+	u64 ptes, pmds;			/* what it has mapped */
+	s64 estimate, anon, mapped;	/* sums of the differences that it saw */
 	bool ok;
 	char why[sizeof(why)];
 };
@@ -768,33 +915,31 @@ struct worker {
 /* @w has just changed its mappings by @delta: is what the add returned so? */
 static bool worker_sees(struct worker *w, struct folio_mapcounts now, u64 delta)
 {
-	const struct folio_mapcounts before = { now.word - delta };
-	const u64 pages = w->ptes + w->entire * WORKER_PAGES;
+	const struct folio_mapcounts before = { now.val - delta };
+	const u64 entries = w->ptes + w->pmds;
 
-	w->estimate += folio_mapcounts_estimate(now, WORKER_PAGES);
-	w->estimate -= folio_mapcounts_estimate(before, WORKER_PAGES);
-	w->mapped += folio_mapcounts_mapped(now);
-	w->mapped -= folio_mapcounts_mapped(before);
-	return CHECK(folio_mapcounts_creator_possible(now, WORKER_PAGES)) &&
-	       CHECK(folio_mapcounts_ptes(now) >= w->ptes) &&
-	       CHECK(folio_mapcounts_entire(now) >= w->entire) &&
-	       CHECK(folio_mapcounts_pages(now, WORKER_PAGES) >= pages) &&
-	       CHECK(w->mm || folio_mapcounts_creator(now) >= pages) &&
-	       CHECK(!w->mm || !pages ||
-		     !folio_mapcounts_creator_only(now, WORKER_PAGES));
+	w->estimate += mapcounts_nr_mapped(now, WORKER_PAGES, false);
+	w->estimate -= mapcounts_nr_mapped(before, WORKER_PAGES, false);
+	w->anon += mapcounts_nr_mapped(now, WORKER_PAGES, true);
+	w->anon -= mapcounts_nr_mapped(before, WORKER_PAGES, true);
+	w->mapped += mapcounts_mapped(now);
+	w->mapped -= mapcounts_mapped(before);
+	return CHECK(mapcounts_valid(now)) &&
+	       CHECK(mapcounts_ptes(now) >= w->ptes) &&
+	       CHECK(mapcounts_pmds(now) >= w->pmds) &&
+	       CHECK(mapcounts_entries(now) >= entries) &&
+	       CHECK(w->mm || mapcounts_creator(now) >= entries) &&
+	       CHECK(!w->mm || !entries || !mapcounts_exclusive(now));
 }
 
-static bool worker_change(struct worker *w, u64 nr_ptes, u64 nr_entire, bool map)
+static bool worker_change(struct worker *w, long nr_ptes, long nr_pmds)
 {
-	u64 delta = folio_mapcounts_delta_ptes(nr_ptes, !w->mm) +
-		    nr_entire * folio_mapcounts_delta_entire(WORKER_PAGES, !w->mm);
+	const u64 delta = mapcounts_delta(nr_ptes, nr_pmds, !w->mm);
 	struct folio_mapcounts now;
 
-	if (!map)
-		delta = -delta;
-	now.word = __atomic_add_fetch(&shared_word, delta, __ATOMIC_SEQ_CST);
-	w->ptes += map ? nr_ptes : -nr_ptes;
-	w->entire += map ? nr_entire : -nr_entire;
+	now.val = __atomic_add_fetch(&shared_mapcounts, delta, __ATOMIC_SEQ_CST);
+	w->ptes += nr_ptes;
+	w->pmds += nr_pmds;
 	return worker_sees(w, now, delta);
 }
 
@@ -806,15 +951,15 @@ static void *worker_run(void *arg)
 	w->ok = true;
 	for (i = 0; w->ok && i < WORKER_STEPS; i++) {
 		const bool map = rnd(&w->random, 2);
-		const u64 ptes = rnd(&w->random, (map ? WORKER_PAGES : w->ptes) + 1);
+		const long ptes = rnd(&w->random, (map ? WORKER_PTES : w->ptes) + 1);
 
 		if (rnd(&w->random, 4))
-			w->ok = worker_change(w, ptes, 0, map);
-		else if (map || w->entire)
-			w->ok = worker_change(w, 0, 1, map);
+			w->ok = worker_change(w, map ? ptes : -ptes, 0);
+		else if (map ? w->pmds < WORKER_PMDS : w->pmds > 0)
+			w->ok = worker_change(w, 0, map ? 1 : -1);
 	}
 	if (w->ok)
-		w->ok = worker_change(w, w->ptes, w->entire, false);
+		w->ok = worker_change(w, -(long)w->ptes, -(long)w->pmds);
 	strcpy(w->why, why);
 	return NULL;
 }
@@ -827,11 +972,11 @@ static void *worker_run(void *arg)
 static bool test_concurrent(u64 *state)
 {
 	static struct worker workers[NR_WORKERS];
-	s64 estimate = 0, mapped = 0;
+	s64 estimate = 0, anon = 0, mapped = 0;
 	bool ok = true;
 	int i;
 
-	shared_word = 0;
+	shared_mapcounts = 0;
 	for (i = 0; i < NR_WORKERS; i++) {
 		workers[i] = (struct worker){
 			.mm = i / 2 + i / 3, .random = rnd_next(state)
@@ -842,11 +987,13 @@ static bool test_concurrent(u64 *state)
 	for (i = 0; i < NR_WORKERS; i++) {
 		pthread_join(workers[i].thread, NULL);
 		estimate += workers[i].estimate;
+		anon += workers[i].anon;
 		mapped += workers[i].mapped;
 		if (!workers[i].ok)
 			ok = fail("MM %u: %s", workers[i].mm, workers[i].why);
 	}
-	return ok && EXPECT(shared_word, 0) && EXPECT(estimate, 0) && EXPECT(mapped, 0);
+	return ok && EXPECT(shared_mapcounts, 0) && EXPECT(estimate, 0) &&
+	       EXPECT(anon, 0) && EXPECT(mapped, 0);
 }
 
 static const struct {
@@ -855,9 +1002,11 @@ static const struct {
 } tests[] = {
 	{ "fields", test_fields },
 	{ "answers", test_answers },
+	{ "adopt", test_adopt },
 	{ "deltas", test_deltas },
 	{ "bounds", test_bounds },
 	{ "underflow", test_underflow },
+	{ "pud", test_pud },
 	{ "sequences", test_sequences },
 	{ "shrinking", test_shrinking },
 	{ "concurrent", test_concurrent },

@@ -5,17 +5,20 @@
  *
  * Tasks of up to three MMs, and one of the system, do what mm/ does to one folio:
  * fault, fork, unmap, migrate, swap out and in, split a PMD, GUP. Each read of
- * the word, of the creator and of the reference count, each atomic operation, and
- * each lock taken or dropped is one step. Of a scenario, all orders of all steps
+ * the mapcounts, of the creator and of the reference count, each atomic operation,
+ * and each lock taken or dropped is one step. Of a scenario, all orders of all steps
  * of all tasks are tried, breadth first, so that a trace to an error is as short
- * as can be. The word is added to and read by the kernel's own header.
+ * as can be. The mapcounts are added to and read by the kernel's own header.
  *
- * In every state: there are as many references as entries, the creator maps no
- * more pages than all do, and what rmap warns of under CONFIG_DEBUG_VM does not
+ * A PMD maps all of the folio; or the second half of it, in scenarios where the two
+ * halves are mapped by different page tables: the folio is one of two PMDs then.
+ *
+ * In every state: there are as many references as entries, the creator has no
+ * more entries than all have, and what rmap warns of under CONFIG_DEBUG_VM does not
  * happen. When a decision is made to reuse the folio, all references were those
  * of this MM's entries when they were read; and when pages become exclusive, no
  * other MM has an entry for them, or a reference. Whenever no task is in the
- * middle of something, word, references and creator count are what the page tables
+ * middle of something, mapcounts, references and creator count are what the page tables
  * say, so nothing is left when these are empty; and an MM that has all mappings
  * and references, in one page table or as the creator, reuses on a write.
  *
@@ -23,10 +26,11 @@
  * finds none in each change that is said to be harmless.
  *
  * What it does not cover: memory ordering, as all tasks see all steps in one order
- * (hence not the barriers, nor that the word may not be read in an adoption);
+ * (hence not the barriers, nor that the mapcounts may not be read in an adoption);
  * pages that are pinned; folios in more than one folio's place after mremap() of
- * parts; KSM; page cache folios and what drivers map; more than one folio; and what
- * wp_reuse_ptes() does to the entries besides making pages exclusive.
+ * parts; KSM; page cache folios and what drivers map; more than one folio; a third
+ * page table of one MM; migration of PMDs; and what wp_reuse_ptes() does to the
+ * entries besides making pages exclusive.
  *
  *	model [ERROR]
  */
@@ -34,6 +38,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define TEST_P		9
+#define TEST_PMD_ORDER	9
+#define CONFIG_MMU
 #include "../../../include/linux/folio_mapcounts.h"
 
 #define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
@@ -73,8 +80,7 @@ enum step {
 	H_VMA, H_PTL, H_LOCK, H_GET, H_UNPTL, H_WAIT, H_RELOCK, H_BAD_UNPTL,
 	H_BAD_UNLOCK, H_PUT, H_EARLY, H_REFS, H_CREATOR, H_ADOPT_SET, H_ADOPT_ADD,
 	H_REUSE, H_UNLOCK, H_DONE, H_SPLIT_UNLOCK, H_SPLIT_UNPTL,
-	P_PTL, P_REFS, P_WORD, P_CREATOR, P_ADD, P_CREATOR_PMD, P_SUB, P_SET,
-	P_UNPTL,
+	P_PTL, P_REFS, P_CREATOR, P_ADD, P_SET, P_UNPTL,
 	NR_STEPS
 };
 
@@ -82,7 +88,7 @@ enum step {
 static const char *const step_text[] = {
 	[W_VMA] = "write fault: lock the VMA",
 	[W_PTL] = "lock the page table, look at the entry",
-	[W_WORD] = "read the word",
+	[W_WORD] = "read the mapcounts",
 	[W_CREATOR] = "read the creator",
 	[W_CACHE] = "in the swap cache?",
 	[W_CACHE_REFS] = "read the references",
@@ -94,14 +100,14 @@ static const char *const step_text[] = {
 	[W_TABLE] = "count the entries in the table, read the references",
 	[W_MM_CREATOR] = "read the creator",
 	[W_MM_LOCK] = "trylock the folio",
-	[W_MM_WORD] = "read the word",
+	[W_MM_WORD] = "read the mapcounts",
 	[W_MM_REFS] = "read the references",
-	[W_MM_AGAIN] = "read the word again",
+	[W_MM_AGAIN] = "read the mapcounts again",
 	[W_MM_UNLOCK] = "unlock the folio",
 	[W_OURS] = "read the creator",
 	[W_ADOPT_LOCK] = "trylock the folio",
 	[W_ADOPT_SET] = "set the creator",
-	[W_ADOPT_ADD] = "add what the table maps to the word",
+	[W_ADOPT_ADD] = "add what the table maps to the mapcounts",
 	[W_ADOPT_UNLOCK] = "unlock the folio",
 	[W_REUSE] = "make the pages exclusive",
 	[W_UNLOCK] = "unlock the page table",
@@ -109,7 +115,7 @@ static const char *const step_text[] = {
 	[C_UNLOCK] = "unlock the page table, copy",
 	[C_PTL] = "lock the page table, look at the entry",
 	[C_CREATOR] = "clear the entry, read the creator",
-	[C_SUB] = "subtract it from the word",
+	[C_SUB] = "subtract it from the mapcounts",
 	[C_DONE] = "unlock the page table",
 	[C_PUT] = "drop the reference of the entry",
 	[C_PUT_OWN] = "drop the reference",
@@ -118,14 +124,14 @@ static const char *const step_text[] = {
 	[F_PTL] = "lock the page table",
 	[F_REFS] = "get references",
 	[F_CREATOR] = "no page is exclusive now; read the creator",
-	[F_ADD] = "add the child's entries to the word",
+	[F_ADD] = "add the child's entries to the mapcounts",
 	[F_SET] = "set the child's entries",
 	[F_UNLOCK] = "unlock the page table",
 	[F_UNLOCK_CHILD] = "unlock the child's page table",
 	[U_VMA] = "unmap: lock the VMA",
 	[U_PTL] = "lock the page table",
 	[U_CREATOR] = "clear the entries, read the creator",
-	[U_SUB] = "subtract them from the word",
+	[U_SUB] = "subtract them from the mapcounts",
 	[U_UNLOCK] = "unlock the page table",
 	[U_PUT] = "drop their references",
 	[M_GET] = "migration or reclaim: get a reference",
@@ -134,16 +140,16 @@ static const char *const step_text[] = {
 	[S_CACHE] = "put it into the swap cache",
 	[M_PTL] = "lock the page table",
 	[M_CREATOR] = "set a migration or swap entry, read the creator",
-	[M_SUB] = "subtract it from the word",
+	[M_SUB] = "subtract it from the mapcounts",
 	[M_PUT_ENTRY] = "drop the reference of the entry",
 	[M_UNPTL] = "unlock the page table",
 	[M_MOVE] = "move to a new folio, if nothing else refers to it",
 	[R_PTL] = "put back: lock the page table",
 	[R_GET] = "get the reference of an entry",
-	[R_WORD] = "read the word",
+	[R_WORD] = "read the mapcounts",
 	[R_CLAIM] = "claim the folio",
 	[R_CREATOR] = "read the creator",
-	[R_ADD] = "add it to the word",
+	[R_ADD] = "add it to the mapcounts",
 	[R_SET] = "set the entry",
 	[R_UNPTL] = "unlock the page table",
 	[M_UNLOCK] = "unlock the folio",
@@ -153,10 +159,10 @@ static const char *const step_text[] = {
 	[I_LOCK] = "lock the folio",
 	[I_PTL] = "lock the page table, look at the entry",
 	[I_REFS] = "get more references",
-	[I_WORD] = "read the word",
+	[I_WORD] = "read the mapcounts",
 	[I_CLAIM] = "claim the folio",
 	[I_CREATOR] = "read the creator",
-	[I_ADD] = "add the entries to the word",
+	[I_ADD] = "add the entries to the mapcounts",
 	[I_SET] = "set the entries",
 	[I_FREE] = "out of the swap cache, if no entry is swapped",
 	[I_FREE_PUT] = "drop the references of the swap cache",
@@ -183,7 +189,7 @@ static const char *const step_text[] = {
 	[H_REFS] = "read the references, after the swap cache",
 	[H_CREATOR] = "read the creator",
 	[H_ADOPT_SET] = "set the creator",
-	[H_ADOPT_ADD] = "add the pages of the PMD to the word",
+	[H_ADOPT_ADD] = "add the PMD to the creator count",
 	[H_REUSE] = "make it exclusive",
 	[H_UNLOCK] = "unlock the folio",
 	[H_DONE] = "unlock the PMD",
@@ -191,11 +197,8 @@ static const char *const step_text[] = {
 	[H_SPLIT_UNPTL] = "unlock the PMD",
 	[P_PTL] = "split: lock the PMD",
 	[P_REFS] = "get references",
-	[P_WORD] = "read the word",
 	[P_CREATOR] = "read the creator",
-	[P_ADD] = "add PTEs to the word",
-	[P_CREATOR_PMD] = "read the creator",
-	[P_SUB] = "subtract the PMD from the word",
+	[P_ADD] = "add PTEs and subtract the PMD",
 	[P_SET] = "set the PTEs",
 	[P_UNPTL] = "unlock the PMD",
 };
@@ -241,7 +244,7 @@ enum {
 
 struct scenario {
 	const char *name;
-	bool split;		/* pages 0 and 1 in one page table, 2 and 3 in another */
+	bool split;		/* pages 2 and 3 are in another page table, or in a PMD */
 	u8 pmd[NR_MMS];
 	u8 pte[NR_MMS][NR_PAGES];
 	u8 creator, gup[NR_MMS], cache;
@@ -251,24 +254,24 @@ struct scenario {
 static const struct scenario *scenario;
 static char error[200];		/* what is wrong with the state at hand */
 
-/* The state has the word in 16 bits, each field with one to spare. */
+/* The state has the mapcounts in 16 bits, each field with one to spare. */
 static struct folio_mapcounts unpack(u16 word)
 {
 	return (struct folio_mapcounts){
-		(word & 0x1f) * FOLIO_MAPCOUNTS_PTE +
-		(word >> 5 & 0x7) * FOLIO_MAPCOUNTS_ENTIRE +
-		(word >> 8 & 0x1f) * FOLIO_MAPCOUNTS_CREATOR
+		(word & 0x1f) * MAPCOUNTS_PTE +
+		(word >> 5 & 0x7) * MAPCOUNTS_PMD +
+		(word >> 8 & 0x1f) * MAPCOUNTS_CREATOR
 	};
 }
 
 static u16 pack(struct folio_mapcounts mc)
 {
-	const u16 word = folio_mapcounts_ptes(mc) | folio_mapcounts_entire(mc) << 5 |
-			 folio_mapcounts_creator(mc) << 8;
+	const u16 word = mapcounts_ptes(mc) | mapcounts_pmds(mc) << 5 |
+			 mapcounts_creator(mc) << 8;
 
-	if (unpack(word).word != mc.word)
-		snprintf(error, sizeof(error), "the word is %#llx",
-			 (unsigned long long)mc.word);
+	if (unpack(word).val != mc.val)
+		snprintf(error, sizeof(error), "the mapcounts are %#llx",
+			 (unsigned long long)mc.val);
 	return word;
 }
 
@@ -287,8 +290,9 @@ enum error {
 	MM_NO_LOCK, MM_NO_AGAIN, MM_ANY, CACHE_KEPT, CACHE_COPIED, REUSE_ALL,
 	PMD_ONE_MORE, UNMAP_NO_SUB, UNMAP_PUT_FIRST, UNMAP_STALE, FORK_NO_ADD,
 	FORK_PARENT, FORK_NO_PTL, FORK_REFS_LATE, FORK_EXCLUSIVE, SPLIT_ORDER,
-	MIGRATE_NO_SUB, SWAPIN_REFS_LATE, LESS_CREATOR, LESS_REFS, LESS_PTES,
-	LESS_WORD, LESS_ENTIRE, MM_NOT_CREATOR, MIGRATE_PUT_FIRST, LESS_ADOPT_LOCK,
+	SPLIT_NO_CREATOR, SPLIT_REFS_LATE, MIGRATE_NO_SUB, SWAPIN_REFS_LATE,
+	LESS_CREATOR, LESS_REFS, LESS_PTES, LESS_PMDS, LESS_WORD, LESS_EXCLUSIVE,
+	MM_NOT_CREATOR, MIGRATE_PUT_FIRST, LESS_ADOPT_LOCK,
 	NR_ERRORS
 };
 
@@ -326,7 +330,7 @@ static const struct {
 	},
 	[TABLE_IS_WORD] = {
 		"TABLE_IS_WORD",
-		"as many references as the word has PTEs are enough",
+		"as many references as there are entries are enough",
 	},
 	[TABLE_OLD_REFS] = {
 		"TABLE_OLD_REFS",
@@ -338,11 +342,11 @@ static const struct {
 	},
 	[MM_NO_AGAIN] = {
 		"MM_NO_AGAIN",
-		"one MM: the word is not read again",
+		"one MM: the mapcounts are not read again",
 	},
 	[MM_ANY] = {
 		"MM_ANY",
-		"one MM: all PTEs are compared, not the creator's",
+		"one MM: all entries are compared, not the creator's",
 	},
 	[CACHE_KEPT] = {
 		"CACHE_KEPT",
@@ -396,6 +400,14 @@ static const struct {
 		"SPLIT_ORDER",
 		"a split subtracts the PMD, then adds the PTEs",
 	},
+	[SPLIT_NO_CREATOR] = {
+		"SPLIT_NO_CREATOR",
+		"a split leaves the creator count as it was",
+	},
+	[SPLIT_REFS_LATE] = {
+		"SPLIT_REFS_LATE",
+		"a split gets the references at last",
+	},
 	[MIGRATE_NO_SUB] = {
 		"MIGRATE_NO_SUB",
 		"migration does not subtract",
@@ -416,18 +428,22 @@ static const struct {
 	},
 	[LESS_PTES] = {
 		"LESS_PTES",
-		"does not look if there are more PTEs than pages",
+		"does not look if there are more entries than pages",
+		"saves reading the page table",
+	},
+	[LESS_PMDS] = {
+		"LESS_PMDS",
+		"does not look at once for PMDs, if it is not the creator",
 		"saves reading the page table",
 	},
 	[LESS_WORD] = {
 		"LESS_WORD",
-		"one MM: reads the word only after the references",
-		"the creator count cannot rise meanwhile",
+		"one MM: reads the mapcounts only after the references",
 	},
-	[LESS_ENTIRE] = {
-		"LESS_ENTIRE",
-		"one MM: does not look for PMDs",
-		"the reference of one would be one too many",
+	[LESS_EXCLUSIVE] = {
+		"LESS_EXCLUSIVE",
+		"one MM: compares the creator count, whatever others map",
+		"a wrong answer takes PTEs in a third page table of the MM",
 	},
 	[MM_NOT_CREATOR] = {
 		"MM_NOT_CREATOR",
@@ -469,6 +485,17 @@ static unsigned int first_page(unsigned int table)
 static unsigned int end_page(unsigned int table)
 {
 	return scenario->split ? 2 * table + 2 : NR_PAGES;
+}
+
+/* The pages that a PMD maps */
+static unsigned int pmd_first(void)
+{
+	return scenario->split ? 2 : 0;
+}
+
+static unsigned int pmd_nr(void)
+{
+	return NR_PAGES - pmd_first();
 }
 
 static bool present(u8 entry)
@@ -515,20 +542,27 @@ static unsigned int count_swapped(const struct state *s)
 	return count;
 }
 
+static bool by_pmd(const struct state *s, unsigned int mm, unsigned int page)
+{
+	return s->pmd[mm] && page >= pmd_first();
+}
+
 /* Does another MM than this have anything of the page? */
 static bool others_have(const struct state *s, unsigned int mm, unsigned int page)
 {
 	unsigned int other;
 
 	for (other = 0; other < NR_MMS; other++)
-		if (other != mm && (s->pte[other][page] || s->pmd[other] || s->gup[other]))
+		if (other != mm && (s->pte[other][page] || by_pmd(s, other, page) ||
+				    s->gup[other]))
 			return true;
 	return false;
 }
 
 /*
- * The references of entries that tasks of this MM have cleared and not dropped yet:
- * the word may still count them, too, and nobody reads or writes the page by them.
+ * The references of entries that tasks of this MM have cleared and not dropped yet,
+ * or got for PTEs that are to replace a PMD: the mapcounts may or may not count these
+ * entries, and nobody else reads or writes the page by them.
  */
 static unsigned int count_cleared(const struct state *s, unsigned int mm)
 {
@@ -542,6 +576,9 @@ static unsigned int count_cleared(const struct state *s, unsigned int mm)
 				    k->step == U_PUT ||
 				    (k->step >= C_SUB && k->step <= C_PUT)))
 			count += k->nr;
+		if (k->mm == mm && k->step >= P_CREATOR && k->step <= P_SET &&
+		    !is_broken(SPLIT_REFS_LATE))
+			count += pmd_nr() - 1;
 	}
 	return count;
 }
@@ -582,14 +619,13 @@ static void put(struct state *s, unsigned int nr)
 	s->refs -= nr;
 }
 
-/* As __folio_add_mapcounts() and __folio_sub_mapcounts(), with what these check. */
+/* As __folio_add_mapcounts(), with what it checks. */
 static struct folio_mapcounts word_add(struct state *s, u64 delta)
 {
 	struct folio_mapcounts mc = unpack(s->word);
 
-	mc.word += delta;
-	must(folio_mapcounts_creator_possible(mc, NR_PAGES),
-	     "the creator maps more pages than all do");
+	mc.val += delta;
+	must(mapcounts_valid(mc), "the creator has more entries than there are");
 	s->word = pack(mc);
 	return mc;
 }
@@ -598,25 +634,24 @@ static void word_sub(struct state *s, u64 delta)
 {
 	const struct folio_mapcounts was = unpack(s->word), gone = { delta };
 
-	must(folio_mapcounts_ptes(was) >= folio_mapcounts_ptes(gone) &&
-	     folio_mapcounts_entire(was) >= folio_mapcounts_entire(gone),
+	must(mapcounts_ptes(was) >= mapcounts_ptes(gone) &&
+	     mapcounts_pmds(was) >= mapcounts_pmds(gone),
 	     "more is unmapped than mapped");
-	must(folio_mapcounts_creator(was) >= folio_mapcounts_creator(gone),
+	must(mapcounts_creator(was) >= mapcounts_creator(gone),
 	     "the creator unmaps more than it has mapped");
 	if (!error[0])
 		word_add(s, -delta);
 }
 
-/* As rmap_delta(); the creator was compared before. */
+/* As folio_mod_mapcounts(); the creator was compared before. */
 static u64 delta_of(const struct state *s, const struct task *k, unsigned int mm, bool pmd)
 {
 	if (broken == NO_ERROR)
 		must(k->ours == (s->creator == mm), "the creator has changed meanwhile");
-	return pmd ? folio_mapcounts_delta_entire(NR_PAGES, k->ours) :
-		     folio_mapcounts_delta_ptes(k->nr, k->ours);
+	return pmd ? mapcounts_delta(0, 1, k->ours) : mapcounts_delta(k->nr, 0, k->ours);
 }
 
-/* Who maps the folio claims it if the word is 0. Returns the step after that. */
+/* Who maps the folio claims it if it is not mapped. Returns the step after that. */
 static enum step claim_or(const struct state *s, enum step claim, enum step other)
 {
 	return !s->word || is_broken(CLAIM_ALWAYS) ? claim : other;
@@ -685,9 +720,9 @@ static bool step_adopt(struct state *s, unsigned int t, struct task *k)
 		return to(k, W_ADOPT_ADD);
 	case W_ADOPT_ADD:
 		if (!is_broken(ADOPT_NO_ADD)) {
-			mc = word_add(s, FOLIO_MAPCOUNTS_CREATOR * (unsigned int)k->nr);
-			must(folio_mapcounts_creator(mc) == k->nr &&
-			     folio_mapcounts_creator_only(mc, NR_PAGES),
+			mc = word_add(s, MAPCOUNTS_CREATOR * (unsigned int)k->nr);
+			must(mapcounts_creator(mc) == k->nr &&
+			     mapcounts_exclusive(mc),
 			     "adoption of what is not all this MM's");
 		}
 		return to(k, is_broken(LESS_ADOPT_LOCK) ? W_REUSE : W_ADOPT_UNLOCK);
@@ -702,17 +737,16 @@ static bool in_one_mm(const struct task *k)
 	const struct folio_mapcounts before = unpack(k->word), after = unpack(k->again);
 
 	if (is_broken(MM_ANY))
-		return k->word == k->again && folio_mapcounts_ptes(before) == k->refs;
-	if (is_broken(LESS_ENTIRE))
-		return k->word == k->again && folio_mapcounts_creator(before) == k->refs;
+		return k->word == k->again && mapcounts_entries(before) == k->refs;
+	if (is_broken(LESS_EXCLUSIVE))
+		return k->word == k->again && mapcounts_creator(before) == k->refs;
 	if (is_broken(LESS_WORD))
-		return !folio_mapcounts_entire(after) &&
-		       folio_mapcounts_creator(after) == k->refs;
-	return k->word == k->again && !folio_mapcounts_entire(before) &&
-	       folio_mapcounts_creator(before) == k->refs;
+		return mapcounts_exclusive(after) && mapcounts_creator(after) == k->refs;
+	return k->word == k->again && mapcounts_exclusive(before) &&
+	       mapcounts_entries(before) == k->refs;
 }
 
-/* wp_folio_in_one_mm() */
+/* wp_folio_exclusive_mm() */
 static bool step_one_mm(struct state *s, unsigned int t, struct task *k)
 {
 	switch (k->step) {
@@ -731,10 +765,12 @@ static bool step_one_mm(struct state *s, unsigned int t, struct task *k)
 		return to(k, W_MM_AGAIN);
 	case W_MM_AGAIN:
 		k->again = is_broken(MM_NO_AGAIN) ? k->word : s->word;
+		/* Without a PMD to split, entries of this MM only go. */
 		if (broken == NO_ERROR || is_broken(CLAIM_UNLOCKED))
-			must(folio_mapcounts_creator(unpack(k->again)) <=
-			     folio_mapcounts_creator(unpack(k->word)),
-			     "the creator count rises in wp_folio_in_one_mm()");
+			must(mapcounts_pmds(unpack(k->word)) ||
+			     mapcounts_creator(unpack(k->again)) <=
+			     mapcounts_creator(unpack(k->word)),
+			     "the creator count rises in wp_folio_exclusive_mm()");
 		return to(k, W_MM_UNLOCK);
 	default:
 		if (!is_broken(MM_NO_LOCK))
@@ -756,7 +792,7 @@ static bool step_write_cache(struct state *s, unsigned int t, struct task *k)
 			return to(k, C_GET);
 		return to(k, s->cache ? W_CACHE_REFS : W_REFS);
 	case W_CACHE_REFS:
-		if (s->refs != folio_mapcounts_ptes(unpack(k->word)) + NR_PAGES)
+		if (s->refs != mapcounts_entries(unpack(k->word)) + NR_PAGES)
 			return to(k, C_GET);
 		if (is_broken(CACHE_KEPT)) {
 			k->truth = true;
@@ -778,21 +814,21 @@ static bool step_write_cache(struct state *s, unsigned int t, struct task *k)
 
 static bool step_write_word(struct state *s, struct task *k)
 {
-	const struct folio_mapcounts mc = { unpack(s->word).word };
+	const struct folio_mapcounts mc = unpack(s->word);
 
 	k->word = s->word;
-	if (folio_mapcounts_total(mc) <= 1 || folio_mapcounts_entire(mc) ||
-	    (folio_mapcounts_ptes(mc) > NR_PAGES && !is_broken(LESS_PTES)))
+	if (mapcounts_entries(mc) <= 1 ||
+	    (mapcounts_entries(mc) > NR_PAGES && !is_broken(LESS_PTES)))
 		return to(k, C_GET);
 	return to(k, is_broken(LESS_CREATOR) || is_broken(MM_ANY) ? W_CACHE : W_CREATOR);
 }
 
-/* wp_folio_in_one_table() */
+/* wp_folio_exclusive_ptl() */
 static bool step_one_table(struct state *s, struct task *k)
 {
 	const unsigned int refs = is_broken(TABLE_OLD_REFS) ? k->refs : s->refs;
 
-	k->nr = is_broken(TABLE_IS_WORD) ? folio_mapcounts_ptes(unpack(k->word)) :
+	k->nr = is_broken(TABLE_IS_WORD) ? mapcounts_entries(unpack(k->word)) :
 		count_table(s, k->mm, k->table);
 	k->word = 0;
 	k->refs = 0;
@@ -819,13 +855,12 @@ static bool step_write(struct state *s, unsigned int t, struct task *k)
 	case W_WORD:
 		return step_write_word(s, k);
 	case W_CREATOR:
-		if (s->creator == k->mm &&
-		    folio_mapcounts_creator(unpack(k->word)) !=
-		    folio_mapcounts_ptes(unpack(k->word)))
+		if (s->creator == k->mm ? !mapcounts_exclusive(unpack(k->word)) :
+		    mapcounts_pmds(unpack(k->word)) && !is_broken(LESS_PMDS))
 			return to(k, C_GET);
 		return to(k, W_CACHE);
 	case W_REFS:
-		if (s->refs != folio_mapcounts_ptes(unpack(k->word)) &&
+		if (s->refs != mapcounts_entries(unpack(k->word)) &&
 		    !is_broken(LESS_REFS) && !is_broken(MM_ANY))
 			return to(k, C_GET);
 		return to(k, W_TABLE);
@@ -927,11 +962,12 @@ static bool fork_end_table(struct state *s, unsigned int t, struct task *k)
 	if (k->whole && !s->pmd[k->child]) {
 		/* It was split meanwhile. */
 		k->whole = 0;
-		k->table = 0;
+		k->table = scenario->split;
 		return to(k, F_CHILD);
 	}
 	if (scenario->split && !k->table) {
 		k->table = 1;
+		k->whole = present(s->pmd[k->mm]);
 		return to(k, F_VMA);
 	}
 	s->forking &= ~(3 << 2 * k->mm);
@@ -1404,7 +1440,7 @@ static bool step_pmd_write(struct state *s, unsigned int t, struct task *k)
 		return to(k, H_ADOPT_ADD);
 	case H_ADOPT_ADD:
 		if (!is_broken(ADOPT_PMD_NO_ADD))
-			word_add(s, FOLIO_MAPCOUNTS_CREATOR * NR_PAGES);
+			word_add(s, MAPCOUNTS_CREATOR);
 		return to(k, H_REUSE);
 	case H_REUSE:
 		must(k->truth, "taken, though there were other references");
@@ -1427,9 +1463,17 @@ static bool step_pmd_write(struct state *s, unsigned int t, struct task *k)
 	}
 }
 
+/* What the error adds after a step that subtracts the PMD: it can claim the folio. */
+static void split_late(struct state *s, unsigned int t, struct task *k)
+{
+	if (claim_or(s, P_PTL, P_CREATOR) == P_PTL)
+		claim(s, t, k->mm);
+	k->ours = s->creator == k->mm;
+	word_add(s, mapcounts_delta(k->nr, 0, k->ours));
+}
+
 static bool step_split(struct state *s, unsigned int t, struct task *k)
 {
-	const bool late = is_broken(SPLIT_ORDER);
 	u8 *ptl = &s->ptl[2 * k->mm + 1];
 
 	switch (k->step) {
@@ -1438,28 +1482,30 @@ static bool step_split(struct state *s, unsigned int t, struct task *k)
 			return false;
 		return to(k, present(s->pmd[k->mm]) ? P_REFS : P_UNPTL);
 	case P_REFS:
-		get(s, NR_PAGES - 1);
-		return to(k, late ? P_CREATOR_PMD : P_WORD);
-	case P_WORD:
-		if (claim_or(s, P_PTL, P_CREATOR) == P_PTL)
-			claim(s, t, k->mm);
+		if (!is_broken(SPLIT_REFS_LATE))
+			get(s, pmd_nr() - 1);
 		return to(k, P_CREATOR);
 	case P_CREATOR:
-		k->nr = NR_PAGES;
-		k->ours = s->creator == k->mm;
+		k->nr = pmd_nr();
+		k->ours = s->creator == k->mm && !is_broken(SPLIT_NO_CREATOR);
 		return to(k, P_ADD);
 	case P_ADD:
-		word_add(s, delta_of(s, k, k->mm, false));
-		return to(k, late ? P_SET : P_CREATOR_PMD);
-	case P_CREATOR_PMD:
-		k->ours = s->creator == k->mm;
-		return to(k, P_SUB);
-	case P_SUB:
-		word_sub(s, delta_of(s, k, k->mm, true));
-		return to(k, late ? P_WORD : P_SET);
+		if (is_broken(SPLIT_ORDER) && !k->was) {
+			word_sub(s, delta_of(s, k, k->mm, true));
+			k->was = 1;
+			return to(k, P_ADD);
+		}
+		if (is_broken(SPLIT_ORDER))
+			split_late(s, t, k);
+		else
+			word_add(s, delta_of(s, k, k->mm, false) -
+				    delta_of(s, k, k->mm, true));
+		return to(k, P_SET);
 	case P_SET:
-		memset(s->pte[k->mm], s->pmd[k->mm], NR_PAGES);
+		memset(&s->pte[k->mm][pmd_first()], s->pmd[k->mm], pmd_nr());
 		s->pmd[k->mm] = NONE;
+		if (is_broken(SPLIT_REFS_LATE))
+			get(s, pmd_nr() - 1);
 		return to(k, P_UNPTL);
 	default:
 		drop(ptl, t);
@@ -1588,8 +1634,8 @@ static bool start_mm(struct state *s, struct task *k, u16 may)
 		return to(k, H_VMA);
 	if (option(may & SPLIT && present(s->pmd[k->mm])))
 		return to(k, P_PTL);
-	k->whole = present(s->pmd[k->mm]);
-	k->table = present(s->pmd[k->mm]);
+	k->whole = !scenario->split && present(s->pmd[k->mm]);
+	k->table = k->whole;
 	for (k->child = k->mm + 1; k->child < NR_MMS; k->child++)
 		if (option(may & FORK && !empty(s, k->mm) && !forking(s, k->mm) &&
 			   !(s->alive & 1 << k->child) && !forking(s, k->child)))
@@ -1678,10 +1724,11 @@ static void check_exclusive(const struct state *s)
 			const u8 entry = s->pte[mm][page];
 
 			if (entry != EX && entry != MIG_EX && entry != SWAP_EX &&
-			    s->pmd[mm] != EX)
+			    !(by_pmd(s, mm, page) && s->pmd[mm] == EX))
 				continue;
 			for (other = 0; other < NR_MMS; other++)
-				must(other == mm || (!s->pte[other][page] && !s->pmd[other]),
+				must(other == mm || (!s->pte[other][page] &&
+						     !by_pmd(s, other, page)),
 				     "an exclusive page that another MM has");
 		}
 }
@@ -1693,43 +1740,54 @@ static void check_references(const struct state *s)
 	for (mm = 0; mm < NR_MMS; mm++)
 		refs += count_mm(s, mm) + s->gup[mm];
 	must(s->refs >= refs, "fewer references than entries");
-	must(s->refs || !s->word, "freed, though the word is not 0");
+	must(s->refs || !s->word, "freed, though the mapcounts are not 0");
 }
 
 /* A write to the page, while no other task does anything: is it not a copy? */
 static bool write_reuses(const struct state *s, unsigned int mm, unsigned int page)
 {
 	struct state alone = *s;
+	bool pmd;
 
-	alone.tasks[0] = (struct task){ .mm = mm, .page = page, .table = table_of(page) };
-	alone.tasks[0].step = s->pmd[mm] ? H_VMA : W_VMA;
+	/* Where the PMD is split instead, the fault is repeated. */
 	do {
-		if (!step(&alone, 0, 0))
-			return false;
-	} while (alone.tasks[0].step != IDLE && !error[0]);
-	return alone.pte[mm][page] == EX || alone.pmd[mm] == EX;
+		pmd = by_pmd(&alone, mm, page);
+		alone.tasks[0] = (struct task){
+			.mm = mm, .page = page, .table = table_of(page),
+			.step = pmd ? H_VMA : W_VMA,
+		};
+		do {
+			if (!step(&alone, 0, 0))
+				return false;
+		} while (alone.tasks[0].step != IDLE && !error[0]);
+		if (by_pmd(&alone, mm, page))
+			return alone.pmd[mm] == EX;
+	} while (pmd && !error[0]);
+	return alone.pte[mm][page] == EX;
 }
 
 /* If one MM has all of it, in one table or as the creator, it does not copy. */
 static void check_heir(const struct state *s, unsigned int mm)
 {
 	const unsigned int refs = count_mm(s, mm);
+	const bool both = scenario->split && count_table(s, mm, 0) &&
+			  (count_table(s, mm, 1) || s->pmd[mm]);
 	unsigned int page;
 
 	/* The last entry is copied, so that the folio can be freed. */
 	if (s->refs != refs + s->cache * NR_PAGES || count_swapped(s) ||
-	    (!s->pmd[mm] && (refs < 2 || (s->creator != mm && count_table(s, mm, 0) &&
-					  count_table(s, mm, 1)))))
+	    (!s->pmd[mm] && refs < 2) || (s->creator != mm && both))
 		return;
 	for (page = 0; page < NR_PAGES; page++)
-		if (s->pte[mm][page] == RO || s->pmd[mm] == RO)
+		if (s->pte[mm][page] == RO ||
+		    (by_pmd(s, mm, page) && s->pmd[mm] == RO))
 			must(write_reuses(s, mm, page),
 			     "one MM has the folio for itself, and copies it");
 }
 
 static void check_idle(const struct state *s)
 {
-	unsigned int mm, page, refs = s->cache * NR_PAGES, ptes = 0, entire = 0;
+	unsigned int mm, page, refs = s->cache * NR_PAGES, ptes = 0, pmds = 0;
 	unsigned int creator = 0;
 	const struct folio_mapcounts mc = unpack(s->word);
 
@@ -1738,16 +1796,16 @@ static void check_idle(const struct state *s)
 		const unsigned int mapped = count_mm(s, mm) - pmd;
 
 		ptes += mapped;
-		entire += pmd;
+		pmds += pmd;
 		refs += mapped + pmd + s->gup[mm];
 		if (mm == s->creator)
-			creator = mapped + pmd * NR_PAGES;
+			creator = mapped + pmd;
 		for (page = 0; page < NR_PAGES; page++)
 			must(!migrating(s->pte[mm][page]), "a migration entry is left");
 	}
-	must(folio_mapcounts_ptes(mc) == ptes, "idle, and ptes is wrong");
-	must(folio_mapcounts_entire(mc) == entire, "idle, and entire is wrong");
-	must(folio_mapcounts_creator(mc) == creator, "idle, and the creator count is wrong");
+	must(mapcounts_ptes(mc) == ptes, "idle, and ptes is wrong");
+	must(mapcounts_pmds(mc) == pmds, "idle, and pmds is wrong");
+	must(mapcounts_creator(mc) == creator, "idle, and the creator count is wrong");
 	must(s->refs == refs, "idle, and the reference count is wrong");
 	for (mm = 0; mm < NR_MMS && !error[0]; mm++)
 		check_heir(s, mm);
@@ -1830,9 +1888,9 @@ static void print_state(const struct state *s)
 	const struct folio_mapcounts mc = unpack(s->word);
 	unsigned int mm, page;
 
-	printf("refs %2u ptes %u entire %u creator %u (%c) ", s->refs,
-	       folio_mapcounts_ptes(mc), folio_mapcounts_entire(mc),
-	       folio_mapcounts_creator(mc), names[s->creator]);
+	printf("refs %2u ptes %u pmds %u creator %u (%c) ", s->refs,
+	       mapcounts_ptes(mc), mapcounts_pmds(mc),
+	       mapcounts_creator(mc), names[s->creator]);
 	for (mm = 0; mm < NR_MMS; mm++) {
 		printf(" %c:", names[mm]);
 		for (page = 0; page < NR_PAGES; page++)
@@ -1879,8 +1937,7 @@ static void begin(const struct scenario *sc)
 		const unsigned int pmds = present(s.pmd[mm]), ptes = count_mm(&s, mm) - pmds;
 
 		s.refs += ptes + pmds + s.gup[mm];
-		word += folio_mapcounts_delta_ptes(ptes, mm == s.creator) +
-			pmds * folio_mapcounts_delta_entire(NR_PAGES, mm == s.creator);
+		word += mapcounts_delta(ptes, pmds, mm == s.creator);
 		s.alive |= !empty(&s, mm) << mm;
 	}
 	s.word = pack((struct folio_mapcounts){ word });
@@ -2033,6 +2090,39 @@ static const struct scenario scenarios[] = {
 			{ 0, 1, SPLIT | FORK },
 			{ 1, 1, WRITE | UNMAP },
 			{ NOBODY, 1, MIGRATE },
+		},
+	}, {
+		.name = "two PMDs, one by PTEs, and fork",
+		.split = true,
+		.pmd = { RO },
+		.pte = { { RO, RO } },
+		.tasks = {
+			{ 0, 2, WRITE | SPLIT | UNMAP_ONE },
+			{ 0, 1, FORK | SPLIT },
+			{ 1, 2, WRITE | UNMAP },
+		},
+	}, {
+		.name = "two PMDs of two MMs",
+		.split = true,
+		.pmd = { RO, RO },
+		.pte = { { RO, RO } },
+		.gup = { 0, 1 },
+		.tasks = {
+			{ 0, 1, WRITE },
+			{ 0, 2, SPLIT | UNMAP_ONE },
+			{ 1, 2, UNMAP | SPLIT | GUP },
+			{ NOBODY, 1, MIGRATE },
+		},
+	}, {
+		.name = "two PMDs, and the creator has gone",
+		.split = true,
+		.creator = NOBODY,
+		.pmd = { RO, RO },
+		.pte = { { RO, RO } },
+		.tasks = {
+			{ 0, 2, WRITE | UNMAP },
+			{ 0, 1, SPLIT | FORK },
+			{ 1, 1, WRITE | UNMAP },
 		},
 	},
 };

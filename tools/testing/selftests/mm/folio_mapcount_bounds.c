@@ -3,14 +3,10 @@
  * folio_mapcount_bounds - what happens where a large folio cannot be mapped any
  * more
  *
- * The kernel bounds how many PTEs and PMDs map a large folio. No test can map one
- * a billion times, but with CONFIG_DEBUG_VM the bounds can be lowered, for all
- * folios. What is asked for beyond them has to fail cleanly, or to be done in
- * another way; what has been mapped stays; and it works again when something was
- * unmapped.
- *
- * Other processes must not notice: the bounds are never lowered below what a few
- * processes have of the folios of a file that they all run.
+ * The kernel bounds how many pages are mapped of a large folio, each mapping counted.
+ * No test can map one a billion times, but with CONFIG_DEBUG_VM a process can lower
+ * the bound for its process group. What is asked for beyond it has to fail cleanly;
+ * what has been mapped stays; and it works again when something was unmapped.
  */
 #include "kselftest_harness.h"
 #include <fcntl.h>
@@ -24,15 +20,12 @@
 #include "hugepage_settings.h"
 #include "vm_util.h"
 
-#define DEBUGFS		"/sys/kernel/debug/folio_mapcounts/"
-#define PTES_MAX	DEBUGFS "ptes_max"
-#define ENTIRE_MAX	DEBUGFS "entire_max"
+#define PAGES_MAX	"/sys/kernel/debug/folio_mapcounts_pages_max"
 
 #define NR_CHILDREN	8
 
 struct bounds {
-	unsigned long ptes_max;
-	unsigned long entire_max;
+	unsigned long pages_max;
 	size_t size;			/* of a THP */
 	unsigned long nr;		/* pages of a THP */
 	char *mem;			/* aligned to it, with room for two */
@@ -51,14 +44,13 @@ FIXTURE_SETUP(bounds)
 	struct thp_settings settings;
 	char *area;
 
-	if (access(PTES_MAX, W_OK))
-		SKIP(return, "no " DEBUGFS ": needs root and CONFIG_DEBUG_VM");
+	if (access(PAGES_MAX, W_OK))
+		SKIP(return, "no " PAGES_MAX ": needs root and CONFIG_DEBUG_VM");
 	if (!thp_available())
 		SKIP(return, "no THPs");
-	ASSERT_EQ(read_sysfs(ENTIRE_MAX, &b->entire_max), 0);
 	thp_read_settings(&b->before);
 	settings = b->before;
-	ASSERT_EQ(read_sysfs(PTES_MAX, &b->ptes_max), 0);
+	ASSERT_EQ(read_sysfs(PAGES_MAX, &b->pages_max), 0);
 	settings.thp_enabled = THP_MADVISE;
 	settings.shmem_enabled = SHMEM_ADVISE;
 	thp_push_settings(&settings);
@@ -70,14 +62,13 @@ FIXTURE_SETUP(bounds)
 	b->mem = (char *)roundup((uintptr_t)area, b->size);
 }
 
-/* In the parent, and *b is shared: the bounds are restored however it ends. */
+/* In the parent, and *b is shared: the bound is restored however it ends. */
 FIXTURE_TEARDOWN_PARENT(bounds)
 {
 	struct bounds *b = &self->b;
 
-	if (b->ptes_max) {
-		write_sysfs(PTES_MAX, b->ptes_max);
-		write_sysfs(ENTIRE_MAX, b->entire_max);
+	if (b->pages_max) {
+		write_sysfs(PAGES_MAX, b->pages_max);
 		thp_write_settings(&b->before);
 	}
 	for (int i = 0; i < NR_CHILDREN; i++) {
@@ -179,7 +170,7 @@ TEST_F(bounds, fork_ptes)
 	if (!map_anon(b))
 		SKIP(return, "no THP");
 	split_pmd(b);
-	ASSERT_EQ(write_sysfs(PTES_MAX, 4 * b->nr), 0);
+	ASSERT_EQ(write_sysfs(PAGES_MAX, 4 * b->nr), 0);
 	EXPECT_EQ(fork_children(b, 5), 3);
 	EXPECT_EQ(errno, ENOMEM);
 
@@ -200,36 +191,21 @@ TEST_F(bounds, fork_one_pte)
 	split_pmd(b);
 	EXPECT_EQ(fork_children(b, 3), 3);
 	ASSERT_EQ(munmap(b->mem + psize(), b->size - psize()), 0);
-	ASSERT_EQ(write_sysfs(PTES_MAX, 3 * b->nr + 1), 0);
+	ASSERT_EQ(write_sysfs(PAGES_MAX, 3 * b->nr + 1), 0);
 	EXPECT_EQ(fork_children(b, 1), 0);
 	EXPECT_EQ(errno, ENOMEM);
-	ASSERT_EQ(write_sysfs(PTES_MAX, 3 * b->nr + 2), 0);
+	ASSERT_EQ(write_sysfs(PAGES_MAX, 3 * b->nr + 2), 0);
 	EXPECT_EQ(fork_children(b, 1), 1);
 }
 
-/* PMDs: where there are too many, fork() succeeds, and the PMD is split. */
+/* A PMD counts as the PTEs that it can be split into. */
 TEST_F(bounds, fork_pmds)
 {
 	struct bounds *b = &self->b;
 
 	if (!map_anon(b))
 		SKIP(return, "no THP");
-	ASSERT_EQ(write_sysfs(ENTIRE_MAX, 4), 0);
-	EXPECT_EQ(fork_children(b, 3), 3);
-	EXPECT_TRUE(check_huge_anon(b->mem, b->size, 1, b->size));
-	EXPECT_EQ(fork_children(b, 1), 1);
-	EXPECT_TRUE(check_huge_anon(b->mem, b->size, 0, b->size));
-	EXPECT_EQ(b->mem[b->size - 1], 1);
-}
-
-/* A PMD counts as the PTEs that it can be split into. */
-TEST_F(bounds, fork_pmds_ptes)
-{
-	struct bounds *b = &self->b;
-
-	if (!map_anon(b))
-		SKIP(return, "no THP");
-	ASSERT_EQ(write_sysfs(PTES_MAX, 4 * b->nr), 0);
+	ASSERT_EQ(write_sysfs(PAGES_MAX, 4 * b->nr), 0);
 	EXPECT_EQ(fork_children(b, 5), 3);
 	EXPECT_EQ(errno, ENOMEM);
 	/* It was split to try with PTEs. */
@@ -248,7 +224,7 @@ TEST_F(bounds, shmem_fault)
 	fd = map_shmem(b);
 	if (fd < 0)
 		SKIP(return, "no THP of shmem");
-	ASSERT_EQ(write_sysfs(PTES_MAX, 4 * b->nr), 0);
+	ASSERT_EQ(write_sysfs(PAGES_MAX, 4 * b->nr), 0);
 	for (i = 0; i < 4; i++) {
 		map[i] = map_misaligned(b, fd);
 		ASSERT_NE(map[i], MAP_FAILED);
@@ -274,26 +250,27 @@ TEST_F(bounds, shmem_fault)
 	EXPECT_EQ(madvise(map[3], b->size - psize(), MADV_POPULATE_READ), 0);
 }
 
-/* Too many PMDs of shmem: PTEs have to do. */
-TEST_F(bounds, shmem_pmds)
+/* The bound is for the process group that lowered it. */
+TEST_F(bounds, other_processes)
 {
 	struct bounds *b = &self->b;
-	char *second = b->mem + b->size;
-	int fd = map_shmem(b);
+	int status, fd = map_shmem(b);
+	char *map;
+	pid_t pid;
 
 	if (fd < 0)
 		SKIP(return, "no THP of shmem");
-	ASSERT_EQ(write_sysfs(ENTIRE_MAX, 1), 0);
-	ASSERT_EQ(mmap(second, b->size, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0), second);
-	madvise(second, b->size, MADV_HUGEPAGE);
-	EXPECT_EQ(madvise(second, b->size, MADV_POPULATE_READ), 0);
-	EXPECT_TRUE(check_huge_shmem(second, b->size, 0, b->size));
-	EXPECT_EQ(second[b->size - 1], 1);
-
-	ASSERT_EQ(write_sysfs(ENTIRE_MAX, 2), 0);
-	madvise(second, b->size, MADV_DONTNEED);
-	EXPECT_EQ(madvise(second, b->size, MADV_POPULATE_READ), 0);
-	EXPECT_TRUE(check_huge_shmem(second, b->size, 1, b->size));
+	map = map_misaligned(b, fd);
+	ASSERT_NE(map, MAP_FAILED);
+	ASSERT_EQ(write_sysfs(PAGES_MAX, b->nr), 0);
+	EXPECT_EQ(madvise(map, b->size, MADV_POPULATE_READ), -1);
+	pid = fork();
+	if (!pid) {
+		setpgid(0, 0);
+		_exit(madvise(map, b->size, MADV_POPULATE_READ) ? 1 : 0);
+	}
+	ASSERT_EQ(waitpid(pid, &status, 0), pid);
+	EXPECT_EQ(status, 0);
 }
 
 /* UFFDIO_CONTINUE says that there is no room. */
@@ -320,14 +297,14 @@ TEST_F(bounds, userfaultfd)
 	    uffd_register(uffd, map, b->size, false, false, true))
 		SKIP(return, "no minor faults of shmem");
 
-	ASSERT_EQ(write_sysfs(PTES_MAX, b->nr + 1), 0);
+	ASSERT_EQ(write_sysfs(PAGES_MAX, b->nr + 1), 0);
 	cont.range.start = (uintptr_t)map;
 	cont.range.len = psize();
 	EXPECT_EQ(ioctl(uffd, UFFDIO_CONTINUE, &cont), 0);
 	cont.range.start += psize();
 	EXPECT_EQ(ioctl(uffd, UFFDIO_CONTINUE, &cont), -1);
 	EXPECT_EQ(errno, ENOMEM);
-	ASSERT_EQ(write_sysfs(PTES_MAX, b->nr + 2), 0);
+	ASSERT_EQ(write_sysfs(PAGES_MAX, b->nr + 2), 0);
 	EXPECT_EQ(ioctl(uffd, UFFDIO_CONTINUE, &cont), 0);
 }
 
@@ -350,10 +327,9 @@ TEST_F(bounds, swap_in)
 	if (!pagemap_is_swapped(pagemap, b->mem))
 		SKIP(return, "no swap");
 
-	/* As low as that for a moment only */
-	ASSERT_EQ(write_sysfs(PTES_MAX, 1), 0);
+	ASSERT_EQ(write_sysfs(PAGES_MAX, 1), 0);
 	err = madvise(b->mem, psize(), MADV_POPULATE_READ) ? errno : 0;
-	ASSERT_EQ(write_sysfs(PTES_MAX, b->ptes_max), 0);
+	ASSERT_EQ(write_sysfs(PAGES_MAX, b->pages_max), 0);
 	EXPECT_EQ(madvise(b->mem, size, MADV_POPULATE_READ), 0);
 	EXPECT_EQ(b->mem[size - 1], 1);
 	pageflags_get(pagemap_get_pfn(pagemap, b->mem), kpageflags, &flags);
@@ -380,7 +356,7 @@ static char *map_hugetlb(struct __test_metadata *_metadata, struct bounds *b,
 	*fd = size ? memfd_create("bounds", MFD_HUGETLB) : -1;
 	if (*fd < 0 || !hugetlb_free_pages(size) || ftruncate(*fd, 2 * size))
 		return NULL;
-	ASSERT_EQ(write_sysfs(PTES_MAX, *nr), 0);
+	ASSERT_EQ(write_sysfs(PAGES_MAX, *nr), 0);
 	for (i = 0; i <= *nr; i++) {
 		map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
 		ASSERT_NE(map, MAP_FAILED);
@@ -402,7 +378,7 @@ TEST_F(bounds, hugetlb)
 	if (!map)
 		SKIP(return, "no hugetlb page");
 	EXPECT_EQ(signal_of_read(map), SIGBUS);
-	ASSERT_EQ(write_sysfs(PTES_MAX, nr + 1), 0);
+	ASSERT_EQ(write_sysfs(PAGES_MAX, nr + 1), 0);
 	EXPECT_EQ(madvise(map, default_huge_page_size(), MADV_POPULATE_READ), 0);
 }
 
@@ -420,12 +396,12 @@ TEST_F(bounds, fork_hugetlb)
 	map = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
 	if (map == MAP_FAILED)
 		SKIP(return, "too few hugetlb pages");
-	ASSERT_EQ(write_sysfs(PTES_MAX, nr + 1), 0);
+	ASSERT_EQ(write_sysfs(PAGES_MAX, nr + 1), 0);
 	ASSERT_EQ(madvise(map, size, MADV_POPULATE_READ), 0);
 	ASSERT_EQ(madvise(map + size, size, MADV_POPULATE_WRITE), 0);
 	EXPECT_EQ(fork_children(b, 1), 0);
 	EXPECT_EQ(errno, ENOMEM);
-	ASSERT_EQ(write_sysfs(PTES_MAX, nr + 2), 0);
+	ASSERT_EQ(write_sysfs(PAGES_MAX, nr + 2), 0);
 	EXPECT_EQ(fork_children(b, 1), 1);
 }
 

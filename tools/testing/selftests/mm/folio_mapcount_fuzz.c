@@ -21,8 +21,9 @@
  *
  *	exact	 it counts the mappings of each page (the default of older kernels)
  *	estimate it knows the number of mappings of a folio, and counts
- *		 min(number, pages of the folio) as mapped; Pss is shared out
- *		 accordingly. kpagecount is exact
+ *		 min(number, pages of the folio) as mapped; of an anonymous one,
+ *		 the mappings of one process or those of all others, whichever
+ *		 are more. Pss is shared out accordingly. kpagecount is exact
  *	average	 the same, but kpagecount and Pss go by a rounded average, and a
  *		 folio may count as a whole
  *
@@ -96,6 +97,7 @@ enum figure {
 	FIG_KPAGECOUNT,
 	FIG_KPAGEFLAGS,
 	FIG_EXCLUSIVE,
+	FIG_USS,
 	FIG_RSS,		/* from here on as enum smaps */
 	FIG_PSS,
 	FIG_PRIVATE,
@@ -126,6 +128,7 @@ static struct {
 	[FIG_KPAGECOUNT]	= { "kpagecount", "kpagecount of a page" },
 	[FIG_KPAGEFLAGS]	= { "kpageflags", "kpageflags mmap, anon" },
 	[FIG_EXCLUSIVE]		= { "exclusive", "pagemap bit 56, exclusive" },
+	[FIG_USS]		= { "uss", "smaps Pss of a VMA, from Private to Rss (KiB)" },
 	[FIG_RSS]		= { "rss", "smaps Rss of a VMA (KiB)" },
 	[FIG_PSS]		= { "pss", "smaps Pss of a VMA (KiB)" },
 	[FIG_PRIVATE]		= { "private", "smaps Private of a VMA (KiB)" },
@@ -161,6 +164,7 @@ static const struct key memcg_keys[] = {
 /* The counters: the kernel's, and what they ought to be */
 static long long counters[NR_FIGURES];
 static struct bounds sums[NR_FIGURES];
+static long long pss_lost;	/* at most, in KiB, in all VMAs */
 /* What no page table of a process accounts for, before we begin, in each mode */
 static long long others[NR_MODES][NR_FIGURES];
 
@@ -364,6 +368,29 @@ static int op_map(struct command *c, int kind)
 		madvise(at(c->first), bytes(c), c->arg[1] & 64 ? MADV_POPULATE_READ :
 			MADV_POPULATE_WRITE);
 	return 0;
+}
+
+/* A folio that no other process has, in two blocks: all of it in the first */
+static int op_map_twice(struct command *c, int arg)
+{
+	const size_t len = c->arg[0] % 2 ? setup.block : MIN(bytes(c), setup.block);
+	int fd = syscall(__NR_memfd_create, "folio_mapcount_fuzz", 0), err = 0;
+	char *to;
+
+	widen(c);
+	to = at((c->first + setup.block_pages) % setup.nr_pages);
+	if (fd < 0 || ftruncate(fd, setup.block) ||
+	    mmap(at(c->first), setup.block, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+		 fd, 0) == MAP_FAILED ||
+	    mmap(to, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
+		err = -errno;
+	if (!err) {
+		madvise(at(c->first), setup.block, MADV_HUGEPAGE);
+		madvise(at(c->first), setup.block, MADV_POPULATE_WRITE);
+		madvise(to, len, MADV_POPULATE_READ);
+	}
+	close(fd);
+	return err;
 }
 
 static int op_munmap(struct command *c, int arg)
@@ -694,6 +721,7 @@ static const struct op {
 	{ "map anon", op_map, KIND_ANON, 30 },
 	{ "map anon shared", op_map, KIND_ANON_SHARED, 4 },
 	{ "map shmem", op_map, KIND_SHMEM, 10 },
+	{ "map shmem twice", op_map_twice, 0, 6 },
 	{ "map shmem private", op_map, KIND_SHMEM_PRIVATE, 6 },
 	{ "map file", op_map, KIND_FILE, 8 },
 	{ "map file private", op_map, KIND_FILE_PRIVATE, 8 },
@@ -1114,9 +1142,17 @@ static unsigned long long folio_pages(const struct folio *folio)
 	return folio->ptes + (unsigned long long)folio->pmds * folio->nr;
 }
 
-static long long estimate(const struct folio *folio)
+/*
+ * Which process the kernel takes for the creator cannot be seen: it may be any, or
+ * none. So there are bounds for an anonymous folio, unless a PMD maps it.
+ */
+static struct bounds estimate(const struct folio *folio)
 {
-	return MIN(folio_pages(folio), folio->nr);
+	struct bounds b = exactly(MIN(folio_pages(folio), folio->nr));
+
+	if (folio->anon && !folio->pmds)
+		b.lo = MIN(folio->least, folio->nr);
+	return b;
 }
 
 /* How many pages of the folio count as mapped. */
@@ -1126,7 +1162,7 @@ static struct bounds mapped_bounds(const struct folio *folio, enum mode mode)
 	case MODE_EXACT:
 		return exactly(folio->mapped);
 	case MODE_ESTIMATE:
-		return exactly(estimate(folio));
+		return estimate(folio);
 	default:
 		return (struct bounds) { folio->mapped, folio->nr };
 	}
@@ -1147,8 +1183,9 @@ static struct bounds pss_bounds(const struct page *page)
 		b = exactly(one / page_count(page));
 		break;
 	case MODE_ESTIMATE:
-		b = exactly(one * estimate(folio) / folio_pages(folio));
-		b.hi += one * estimate(folio) % folio_pages(folio) > 0;
+		b = estimate(folio);
+		b.lo = b.lo * one / folio_pages(folio);
+		b.hi = (b.hi * one + folio_pages(folio) - 1) / folio_pages(folio);
 		break;
 	default:
 		b = (struct bounds) { one / b.hi, one / b.lo };
@@ -1419,6 +1456,19 @@ static void judge_mappings(void)
 	}
 }
 
+/*
+ * No process has more to itself than its share, or a share of more than it maps.
+ * With averages, or where 32-bit kernels lose some, Pss is not bounded from below.
+ */
+static struct bounds uss_bounds(const struct vma *vma)
+{
+	const enum mode mode = figures[FIG_PSS].mode;
+	const bool bounded = mode == MODE_ESTIMATE ||
+			     (mode == MODE_EXACT && sizeof(long) == 8);
+
+	return (struct bounds) { bounded ? vma->kib[SMAPS_PRIVATE] : 0, vma->kib[SMAPS_RSS] };
+}
+
 static void judge_vmas(void)
 {
 	struct vma *vma;
@@ -1431,9 +1481,27 @@ static void judge_vmas(void)
 		vma->sum[SMAPS_PSS].hi >>= PSS_SHIFT + 10;
 		for (i = 0; i < NR_SMAPS; i++)
 			compare(FIG_RSS + i, vma->kib[i], vma->sum[i], vma, NULL);
+		compare(FIG_USS, vma->kib[SMAPS_PSS], uss_bounds(vma), vma, NULL);
 		counters[FIG_PSS_SUM] += vma->kib[SMAPS_PSS];
-		sums[FIG_PSS_SUM].lo -= 2;	/* it is rounded down */
+		pss_lost += 2;	/* it is rounded down */
 	}
+}
+
+/*
+ * The sum of all Pss is what counts as mapped: if the kernel estimates, it uses the
+ * same estimate for both.
+ */
+static struct bounds pss_sum_bounds(void)
+{
+	const long long *other = others[MODE_ESTIMATE];
+	struct bounds b = sums[FIG_PSS_SUM];
+
+	if (figures[FIG_PSS].mode != MODE_ESTIMATE || figures[FIG_ANON].mode != MODE_ESTIMATE)
+		return b;
+	b.hi = (counters[FIG_ANON] - other[FIG_ANON] + counters[FIG_FILE] - other[FIG_FILE]) *
+	       (psize() >> 10);
+	b.lo = b.hi;
+	return b;
 }
 
 static void judge_counters(bool flushed)
@@ -1444,11 +1512,13 @@ static void judge_counters(bool flushed)
 	enum figure f;
 
 	for (f = FIG_PSS_SUM; f < NR_FIGURES; f++) {
-		b = sums[f];
+		b = f == FIG_PSS_SUM ? pss_sum_bounds() : sums[f];
 		if (f == FIG_PSS_SUM && figures[FIG_PSS].mode == MODE_AVERAGE)
 			continue;
 		if (f >= FIG_CG_ANON && !master.cgroup_ino)
 			continue;
+		if (f == FIG_PSS_SUM)
+			b.lo -= pss_lost;
 		if (f >= FIG_CG_ANON && !flushed)
 			b = (struct bounds) { b.lo - slack, b.hi + slack };
 		compare(f, counters[f] - others[figures[f].mode][f], b, NULL, NULL);
@@ -1464,6 +1534,7 @@ static void judge(bool flushed, bool verbose)
 	judged.verbose = verbose;
 	memset(sums, 0, sizeof(sums));
 	counters[FIG_PSS_SUM] = 0;
+	pss_lost = 0;
 	for (i = 0; i < truth.nr_vmas; i++)
 		memset(truth.vma[i].sum, 0, sizeof(truth.vma[i].sum));
 	for (i = 0; i < truth.nr_folios; i++)
@@ -1729,7 +1800,7 @@ static void run_list(void)
 static void unmap_parts(unsigned int who)
 {
 	/* In eighths of the folio. What is left tells the three modes apart. */
-	static const unsigned int parts[3][3] = { { 8, 4, 2 }, { 4, 4, 0 }, { 4, 0, 0 } };
+	static const unsigned int parts[3][3] = { { 8, 4, 2 }, { 2, 2, 2 }, { 4, 0, 0 } };
 	const unsigned int block = setup.block_pages;
 	unsigned int i, keep;
 

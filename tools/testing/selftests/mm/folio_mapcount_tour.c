@@ -161,7 +161,7 @@ static const struct scene scenes[] = {
 			{ OP_MAP, 'A', .len = 64,
 			  .note = "one entry maps the whole folio" },
 			{ OP_FORK, 'A', 'B',
-			  .note = "fork copies the PMD: two entire mappings" },
+			  .note = "fork copies the PMD: two PMDs map all pages" },
 			{ OP_MUNMAP, 'B', .at = 0, .len = 16,
 			  .note = "B's PMD splits; A still maps all by its PMD" },
 			{ OP_FORK, 'B', 'C',
@@ -169,7 +169,7 @@ static const struct scene scenes[] = {
 			{ OP_WRITE, 'C', .at = 32,
 			  .note = "copy on write of one page" },
 			{ OP_PROTECT, 'A', .at = 40,
-			  .note = "A's PMD splits in place: 1 entire mapping becomes PTEs" },
+			  .note = "A's PMD splits in place: it becomes PTEs" },
 			{ OP_EXIT, 'B',
 			  .note = "the middle of the family goes first" },
 			{ OP_MREMAP, 'A', .at = 30, .len = 4,
@@ -229,6 +229,27 @@ static const struct scene scenes[] = {
 			{ OP_EXIT_ALL },
 		},
 	}, {
+		.name = "save",
+		.title = "A parent that saves its memory by children, as redis does",
+		.kind = KIND_ANON,
+		.size = SIZE_MTHP,
+		.steps = {
+			{ OP_MAP, 'A', .len = 64 },
+			{ OP_FORK, 'A', 'B' },
+			{ OP_WRITE, 'A', .at = 4, .len = 8,
+			  .note = "copied, as B still maps the original" },
+			{ OP_EXIT, 'B',
+			  .note = "saved: nobody maps the originals any more" },
+			{ OP_FORK, 'A', 'C',
+			  .note = "the next one maps what A has of the folios" },
+			{ OP_WRITE, 'A', .at = 20, .len = 20 },
+			{ OP_EXIT, 'C' },
+			{ OP_FORK, 'A', 'B' },
+			{ OP_FORK, 'A', 'C',
+			  .note = "two children: how much they have in common is not known" },
+			{ OP_EXIT_ALL },
+		},
+	}, {
 		.name = "shmem",
 		.title = "A shared memory folio (memfd)",
 		.kind = KIND_SHMEM,
@@ -249,6 +270,8 @@ static const struct scene scenes[] = {
 			  .note = "drops B's PMD, too" },
 			{ OP_READ, 'B', .at = 32, .len = 24 },
 			{ OP_DONTNEED, 'A', .at = 44, .len = 8 },
+			{ OP_EXIT, 'B',
+			  .note = "A maps all pages, most of them twice" },
 			{ OP_EXIT, 'A' },
 			{ OP_EXIT_ALL },
 		},
@@ -372,6 +395,7 @@ struct folio {
 	unsigned int pages;	/* distinct ones that are mapped */
 	unsigned int ptes;
 	unsigned int pmds;
+	unsigned int ptes_of[NR_PROCS];
 	bool anon;
 	/* All in one piece in one page table, which is then here: */
 	bool one_table;
@@ -1139,6 +1163,7 @@ static void count_mapping(struct snapshot *s, const struct mapping *m)
 	page->pmds += m->pmd;
 	/* A PMD counts once for its folio, at the first page. */
 	folio->ptes += !m->pmd;
+	folio->ptes_of[m->proc] += !m->pmd;
 	folio->pmds += m->pmd && m->pfn == folio->pfn;
 }
 
@@ -1207,10 +1232,31 @@ static unsigned int average_hi(const struct snapshot *s, const struct page *page
 	return avg ?: 1;
 }
 
-/* What a kernel with one word for each large folio takes for its mapped pages. */
-static unsigned int folio_estimate(const struct folio *folio)
+/* The same, if @creator is the number of PTEs of the process that created the folio. */
+static unsigned int estimate_for(const struct folio *folio, unsigned int creator)
 {
-	return folio->pmds ? folio->nr : MIN(folio->ptes, folio->nr);
+	if (folio->pmds)
+		return folio->nr;
+	return MIN(MAX(creator, folio->ptes - creator), folio->nr);
+}
+
+/*
+ * What a kernel with one word for each large folio takes for its mapped pages. A
+ * creates all anonymous ones. When it does not map the folio any more, any other
+ * process or none can be known as the creator.
+ */
+static unsigned int folio_estimate_hi(const struct folio *folio)
+{
+	return estimate_for(folio, folio->anon ? folio->ptes_of[0] : 0);
+}
+
+static unsigned int folio_estimate_lo(const struct folio *folio)
+{
+	unsigned int lo = folio_estimate_hi(folio), proc;
+
+	for (proc = 1; folio->anon && !folio->ptes_of[0] && proc < NR_PROCS; proc++)
+		lo = MIN(lo, estimate_for(folio, folio->ptes_of[proc]));
+	return lo;
 }
 
 /* The least that such a kernel must find to be mapped by one process alone. */
@@ -1238,7 +1284,7 @@ static void count_pss(struct snapshot *s)
 	const struct folio *folio;
 	const struct mapping *m;
 	const struct page *page;
-	__u64 all, mappings;
+	__u64 mappings;
 	struct vma *vma;
 	unsigned int i;
 
@@ -1257,10 +1303,9 @@ static void count_pss(struct snapshot *s)
 		}
 		/* The kernel rounds down, for how many pages at a time is its own. */
 		folio = &s->folios[page->folio];
-		all = one * folio_estimate(folio);
 		mappings = folio->ptes + (__u64)folio->pmds * folio->nr;
-		vma->pss_lo += all / mappings;
-		vma->pss_hi += (all + mappings - 1) / mappings;
+		vma->pss_lo += one * folio_estimate_lo(folio) / mappings;
+		vma->pss_hi += (one * folio_estimate_hi(folio) + mappings - 1) / mappings;
 	}
 }
 
@@ -1574,7 +1619,7 @@ static long long pss_sum_kib(const struct snapshot *s)
 	unsigned int i;
 
 	for (i = 0; i < s->nr_folios && tour.scene->kind != KIND_HUGETLB; i++)
-		pages += folio_estimate(&s->folios[i]);
+		pages += folio_estimate_hi(&s->folios[i]);
 	return pages * (psize() >> 10);
 }
 
@@ -1594,6 +1639,25 @@ static void read_pss(struct snapshot *s, const struct figure *f,
 		v.exact = pss_sum_kib(s);
 		v.known = v.exact;
 	}
+	read_scalar(r, &v, spoil);
+}
+
+/*
+ * A process has no more to itself than its share, and that is no more than all that
+ * it maps. With a rounded average of the mappings of each page, Pss is not bounded.
+ */
+static void read_uss(struct snapshot *s, const struct figure *f,
+		     struct reading *r, int spoil)
+{
+	const bool bounded = !tour.averages && (tour.word || sizeof(long) == 8);
+	struct scalar v = {
+		.kernel = s->kib[SUM_PSS],
+		.lo = bounded ? s->kib[SUM_PRIVATE] : 0,
+		.hi = s->kib[SUM_RSS],
+	};
+
+	v.exact = MAX(v.lo, MIN(v.hi, v.kernel));
+	v.known = v.exact;
 	read_scalar(r, &v, spoil);
 }
 
@@ -1642,13 +1706,18 @@ static void read_global(struct snapshot *s, const struct figure *f,
 	const struct folio *folio;
 	unsigned int i;
 
-	/* An estimate may count the whole folio if any of it is mapped. */
 	for (i = 0; i < s->nr_folios; i++) {
 		folio = &s->folios[i];
 		if (tour.scene->kind == KIND_HUGETLB ||
 		    f->arg != (folio->anon ? VM_ANON : VM_FILE))
 			continue;
-		v.hi += folio->nr - folio->pages;
+		if (tour.word) {
+			v.lo += (long long)folio_estimate_lo(folio) - folio->pages;
+			v.hi += (long long)folio_estimate_hi(folio) - folio->pages;
+		} else {
+			/* It may count the whole folio if any of it is mapped. */
+			v.hi += folio->nr - folio->pages;
+		}
 	}
 	read_scalar(r, &v, spoil);
 }
@@ -1680,6 +1749,10 @@ static const struct figure figures[] = {
 		.rule = EXACT, .rule_average = BETWEEN, .rule_word = BETWEEN,
 		.read = read_pss, .arg = SUM_PSS, .known = pss_overflow,
 	}, {
+		.name = "uss", .label = "smaps Private <= Pss <= Rss", .unit = "KiB",
+		.rule = EXACT, .rule_average = EXACT, .rule_word = EXACT,
+		.read = read_uss,
+	}, {
 		.name = "private", .label = "smaps Private", .unit = "KiB",
 		.rule = EXACT, .rule_average = BETWEEN, .rule_word = BETWEEN,
 		.read = read_smaps_sum, .arg = SUM_PRIVATE,
@@ -1705,11 +1778,11 @@ static const struct figure figures[] = {
 		.read = read_mapmax, .known = by_first_page,
 	}, {
 		.name = "anon", .label = "vmstat nr_anon_pages", .unit = "pages",
-		.rule = EXACT, .rule_average = BETWEEN,
+		.rule = EXACT, .rule_average = BETWEEN, .rule_word = BETWEEN,
 		.read = read_global, .arg = VM_ANON, .global = true,
 	}, {
 		.name = "mapped", .label = "vmstat nr_mapped", .unit = "pages",
-		.rule = EXACT, .rule_average = BETWEEN,
+		.rule = EXACT, .rule_average = BETWEEN, .rule_word = BETWEEN,
 		.read = read_global, .arg = VM_FILE, .global = true,
 	}, {
 		.name = "anon-thp", .label = "vmstat nr_anon_trans.._hugepages", .unit = "folios",

@@ -96,6 +96,7 @@ struct folio {
 	unsigned int mapped;	/* distinct pages */
 	unsigned int ptes;
 	unsigned int pmds;
+	unsigned int least;	/* PTEs of one process, or all others, if these are more */
 	bool anon;
 };
 
@@ -402,6 +403,25 @@ static void count_mapping(struct mapping *m, struct folio *folio)
 	folio->pmds += m->pmd && m->pfn == folio->pfn;
 }
 
+/* Whichever process this one may be: the least of what there can be */
+static unsigned int count_least(const struct folio *folio)
+{
+	const struct mapping *first = &truth.map[folio->first_map], *m;
+	const struct mapping *end = first + folio->nr_map;
+	static unsigned int ptes_of[MAX_PROCS];
+	unsigned int least = folio->ptes, nr;
+
+	for (m = first; m < end; m++)
+		ptes_of[truth.vma[m->vma].proc] = 0;
+	for (m = first; m < end; m++)
+		ptes_of[truth.vma[m->vma].proc] += !m->pmd;
+	for (m = first; m < end; m++) {
+		nr = ptes_of[truth.vma[m->vma].proc];
+		least = MIN(least, MAX(nr, folio->ptes - nr));
+	}
+	return least;
+}
+
 static void count_all(void)
 {
 	struct folio *folio = NULL;
@@ -413,6 +433,8 @@ static void count_all(void)
 			folio = add_folio(&truth.map[i]);
 		count_mapping(&truth.map[i], folio);
 	}
+	for (i = 0; i < truth.nr_folios; i++)
+		truth.folio[i].least = count_least(&truth.folio[i]);
 }
 
 static void truth_scan(void)

@@ -40,6 +40,7 @@
 
 static char lru_gen_before[32];	/* what to restore */
 static char cgroup_before[PATH_MAX];
+static bool controls;		/* the root cgroup's memory controller, by us */
 static size_t thp_size;
 static char *mem;		/* NR_THPS of them */
 static pid_t child;
@@ -83,7 +84,9 @@ static bool cgroup_enter(void)
 		return false;
 	snprintf(cgroup_before, sizeof(cgroup_before), CGROUP "%.*s/cgroup.procs",
 		 (int)strcspn(buf + 4, "\n"), buf + 4);
-	put(CGROUP "cgroup.subtree_control", "+memory");
+	if (!read_file(CGROUP "cgroup.subtree_control", buf, sizeof(buf)) ||
+	    !strstr(buf, "memory"))
+		controls = put(CGROUP "cgroup.subtree_control", "+memory");
 	mkdir(OUR_CGROUP, 0755);
 	return !access(OUR_CGROUP "memory.reclaim", W_OK) &&
 	       put(OUR_CGROUP "cgroup.procs", "0");
@@ -91,8 +94,12 @@ static bool cgroup_enter(void)
 
 static void cgroup_leave(void)
 {
+	if (!cgroup_before[0])
+		return;
 	put(cgroup_before, "0");
 	rmdir(OUR_CGROUP);
+	if (controls)
+		put(CGROUP "cgroup.subtree_control", "-memory");
 }
 
 static unsigned long thp_stat(const char *name)
@@ -153,18 +160,23 @@ FIXTURE_SETUP(partial)
 		SKIP(return, "no swap: anonymous memory is not reclaimed");
 	if (!put(LRU_GEN, "%d", variant->lru_gen ? 7 : 0) && variant->lru_gen)
 		SKIP(return, "no multi-gen LRU");
-	if (!cgroup_enter())
-		SKIP(return, "no memory.reclaim");
-
 	area = mmap(NULL, size + thp_size, PROT_READ | PROT_WRITE,
 		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(area, MAP_FAILED);
 	mem = (char *)(((uintptr_t)area + thp_size - 1) & -thp_size);
 	ASSERT_EQ(madvise(mem, size, MADV_HUGEPAGE), 0);
+
+	/* There is no teardown after a set-up that skips. */
+	if (!cgroup_enter()) {
+		cgroup_leave();
+		SKIP(return, "no memory.reclaim");
+	}
 	for (i = 0; i < size; i += psize())
 		*(unsigned long *)(mem + i) = i + 1;
-	if (!check_huge_anon(mem, size, NR_THPS, thp_size))
+	if (!check_huge_anon(mem, size, NR_THPS, thp_size)) {
+		cgroup_leave();
 		SKIP(return, "no free THPs");
+	}
 }
 
 FIXTURE_TEARDOWN(partial)
@@ -173,8 +185,7 @@ FIXTURE_TEARDOWN(partial)
 		kill(child, SIGKILL);
 		waitpid(child, NULL, 0);
 	}
-	if (cgroup_before[0])
-		cgroup_leave();
+	cgroup_leave();
 	restore_lru_gen();
 }
 

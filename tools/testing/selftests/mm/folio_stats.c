@@ -60,7 +60,7 @@
 
 #define NR_WORKERS	8
 #define NR_SLOTS	2
-#define MAX_STEPS	8
+#define MAX_STEPS	12
 #define MAX_DIRS	4
 #define NR_TRIES	4
 #define TRY_US		50000
@@ -180,6 +180,7 @@ enum op {
 	OP_MAP_TWICE,		/* and at a second place */
 	OP_PTES,		/* split the PMD */
 	OP_DROP,
+	OP_WRITE,
 	OP_FORK,		/* A forks these */
 	OP_EXIT,
 	OP_MERGE,		/* not a command: KSM merges all */
@@ -268,6 +269,24 @@ static const struct situation situations[] = {
 		.steps = { { OP_MAP, 'A' }, { OP_DROP, 'A', .at = 2, .len = 62 },
 			   { OP_FORK, 'B', 'H' } },
 	}, {
+		"anon-save", "4th BGSAVE of a parent that writes, 16 pages", KIND_ANON, true,
+		.steps = { { OP_MAP, 'A' }, { OP_FORK, 'B' },
+			   { OP_WRITE, 'A', .at = 3, .len = 9 }, { OP_EXIT, 'B' },
+			   { OP_FORK, 'B' }, { OP_WRITE, 'A', .at = 20, .len = 7 },
+			   { OP_EXIT, 'B' }, { OP_FORK, 'B' },
+			   { OP_WRITE, 'A', .at = 33, .len = 12 }, { OP_EXIT, 'B' },
+			   { OP_FORK, 'B' } },
+	}, {
+		"anon-save-thp", "2nd BGSAVE of a parent that writes, THP", KIND_ANON,
+		.steps = { { OP_MAP, 'A' }, { OP_FORK, 'B' },
+			   { OP_WRITE, 'A', .at = 8, .len = 12 }, { OP_EXIT, 'B' },
+			   { OP_FORK, 'B' }, { OP_WRITE, 'A', .at = 32, .len = 6 } },
+	}, {
+		"anon-workers", "4 workers write, and their parent did", KIND_ANON, true,
+		.steps = { { OP_MAP, 'A' }, { OP_FORK, 'B' },
+			   { OP_WRITE, 'A', .at = 2, .len = 8 }, { OP_EXIT, 'B' },
+			   { OP_FORK, 'B', 'E' }, { OP_WRITE, 'B', 'E', .at = 12, .len = 20 } },
+	}, {
 		"shmem-pmd", "shmem by a PMD, 1 process", KIND_SHMEM,
 		.steps = { { OP_MAP, 'A' } },
 	}, {
@@ -334,8 +353,8 @@ struct folio {
 	unsigned int first;	/* its first page in truth.pages */
 	unsigned int ptes;
 	unsigned int pmds;
+	unsigned int creators;	/* PTEs, of A */
 	unsigned int distinct;
-	unsigned int max;	/* mappings of one of its pages */
 	unsigned char procs;	/* bit mask */
 	bool anon;
 };
@@ -560,6 +579,9 @@ static int worker_do(const struct command *cmd)
 		       map_file(slot(1), cmd->off, cmd->len, true);
 	case OP_PTES:
 		return split_pmd();
+	case OP_WRITE:
+		memset(slot(0) + cmd->off, 2, cmd->len);
+		return 0;
 	case OP_DROP:
 		return munmap(slot(0) + cmd->off, cmd->len) ? -errno : 0;
 	case OP_UNMAP:
@@ -1033,10 +1055,10 @@ static void count_mappings(void)
 		folio->distinct += !page->count;
 		page->count++;
 		page->procs |= 1 << entry->proc;
-		folio->max = MAX(folio->max, page->count);
 		folio->procs |= 1 << entry->proc;
 		/* A PMD counts once for its folio, at the first page. */
 		folio->ptes += !entry->pmd;
+		folio->creators += !entry->pmd && !entry->proc;
 		folio->pmds += entry->pmd && entry->pfn == folio->pfn;
 	}
 }
@@ -1061,18 +1083,25 @@ static void add_true(enum figure i, long long least, long long value, long long 
 }
 
 /*
- * Without a count in each page, the pages that are mapped are known exactly if
- * none is mapped twice, or if all of them are.
+ * What the word tells: all pages, if a PMD maps them; or as many as there are PTEs;
+ * or, of an anonymous folio, as the creator or the others have, whoever has more.
  */
+static unsigned int estimate(const struct folio *folio)
+{
+	const unsigned int creators = folio->anon ? folio->creators : 0;
+
+	if (folio->pmds)
+		return folio->nr;
+	return MIN(MAX(creators, folio->ptes - creators), folio->nr);
+}
+
 static void count_mapped(const struct folio *folio)
 {
-	const bool exact = folio->max < 2 || folio->pmds;
-	const long long least = kib(folio->distinct);
-	const long long most = exact ? least : kib(folio->nr);
+	const long long value = kib(folio->distinct), said = kib(estimate(folio));
 
-	add_true(folio->anon ? FIG_ANON : FIG_MAPPED, least, least, most);
-	add_true(folio->anon ? FIG_CG_ANON : FIG_CG_MAPPED, least, least, most);
-	add_true(FIG_PSS, 0, least, 0);
+	add_true(folio->anon ? FIG_ANON : FIG_MAPPED, said, value, said);
+	add_true(folio->anon ? FIG_CG_ANON : FIG_CG_MAPPED, said, value, said);
+	add_true(FIG_PSS, 0, value, 0);
 }
 
 static void count_pmds(const struct folio *folio)
@@ -1101,15 +1130,18 @@ static void count_partial(const struct folio *folio)
 
 /*
  * What only one process maps may be called private, what others map may not. It
- * has to be called private if nobody else maps any other page of the folio.
+ * has to be called private if nobody else maps any other page of the folio. In
+ * smaps, it may not if there are more mappings than pages: Pss is less then.
  */
 static void count_private(const struct entry *entry)
 {
 	struct folio *folio;
 	struct page *page = find_page(entry, &folio);
 	const bool private = one_bit(page->procs), certain = one_bit(folio->procs);
+	const bool in_full = folio->ptes + folio->pmds * folio->nr <= folio->nr;
 
-	add_true(FIG_PRIVATE, kib(certain), kib(private), kib(private));
+	add_true(FIG_PRIVATE, kib(certain && in_full), kib(page->count == 1),
+		 kib(private && in_full));
 	add_true(FIG_EXCLUSIVE, certain, private, private);
 	now.cells[FIG_EXCLUSIVE].said += entry->exclusive;
 	now.cells[FIG_EXCLUSIVE].off += entry->exclusive && !private;

@@ -9,10 +9,10 @@
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/pagewalk.h>
+#include <linux/pgalloc.h>
 #include <linux/rmap.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/sysctl.h>
-#include <asm/pgalloc.h>
 
 #include "../internal.h"
 
@@ -428,7 +428,7 @@ static int map_pmd(struct vm_area_struct *vma, unsigned long addr, struct page *
 	pmd_t *pmd = alloc_pmd(mm, addr);
 	pgtable_t table = pte_alloc_one(mm);
 	pmd_t entry = pmd_mkhuge(pfn_pmd(page_to_pfn(page), vma->vm_page_prot));
-	spinlock_t *ptl;
+	spinlock_t *ptl;	/* of the PMD */
 
 	if (!pmd || !table)
 		return -ENOMEM;
@@ -955,7 +955,7 @@ static void test_window(struct kunit *test)
 {
 	struct cow_ctx *c = folio_of_param(test);
 	const unsigned int user_write = FAULT_FLAG_WRITE | FAULT_FLAG_USER;
-	const unsigned long min = PAGE_SIZE == SZ_4K ? 16 : 128;
+	const unsigned long min = IS_ENABLED(CONFIG_PAGE_SIZE_4KB) ? 16 : 128;
 	unsigned long last, sum = 0, faults = 0;
 
 	mm_fork(test, 0, 1);

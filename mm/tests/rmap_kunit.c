@@ -1626,6 +1626,7 @@ static void check_two_pmds(struct kunit *test, const struct two_pmds *t, int lin
 	const struct folio_mapcounts mc = folio_read_mapcounts(folio);
 	const struct mapped now = read_mapped(anon_kind, folio);
 	unsigned int ptes = 0, pmds = 0, creator = 0, entries, pages, mapped;
+	bool exclusive;
 	int mm, part;
 
 	for (mm = 0; mm < 2; mm++) {
@@ -1642,15 +1643,16 @@ static void check_two_pmds(struct kunit *test, const struct two_pmds *t, int lin
 		creator = ptes + pmds - creator;
 	entries = ptes + pmds;
 	pages = ptes + pmds * HPAGE_PMD_NR;
+	exclusive = creator == entries;
 	mapped = min(pmds ? pages : max(creator, ptes - creator), nr_pages);
 
 	if (mapcounts_ptes(mc) == ptes && mapcounts_pmds(mc) == pmds &&
 	    mapcounts_creator(mc) == creator &&
 	    folio_mapcount(folio) == entries &&
-	    folio_mapped(folio) == (entries > 0) &&
+	    folio_mapped(folio) == !!entries &&
 	    folio_ref_count(folio) == 1 + entries &&
 	    mapcounts_pages(mc) == pages &&
-	    mapcounts_exclusive(mc) == (creator == entries) &&
+	    mapcounts_exclusive(mc) == exclusive &&
 	    folio_maybe_mapped_shared(folio) == (entries > 1 && creator != entries) &&
 	    mapcounts_nr_mapped(mc, nr_pages, true) == mapped &&
 	    mapcounts_partial(mc, nr_pages) == (pages && pages < nr_pages) &&

@@ -45,6 +45,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <sys/uio.h>
 #include "../../../../mm/gup_test.h"
 #include "folio_cow_rseq.h"
@@ -3017,23 +3018,19 @@ TEST_F(special, mixedmap_compound)
  * A private mapping of a PC's ROM: VM_PFNMAP, which pagemap does not show. Elsewhere,
  * a device can be there, and RAM can change while the test compares it.
  */
-#if defined(__x86_64__) || defined(__i386__)
-#define ROM	0xf0000
-#else
-#define ROM	0
-#endif
-
 TEST_F(special, pfnmap)
 {
-	int fd = ROM ? open("/dev/mem", O_RDONLY) : -1;
+	const off_t rom = 0xf0000;
+	int fd = open("/dev/mem", O_RDONLY);
+	struct utsname name;
 	uint64_t old;
 	char *p, *alias;
 
-	if (!ROM)
+	if (uname(&name) || !strstr(name.machine, "86"))
 		SKIP(return, "no PC: where is ROM?");
 	r.nr = 4;
-	p = mmap(NULL, r.nr * psize(), PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, ROM);
-	alias = mmap(NULL, r.nr * psize(), PROT_READ, MAP_PRIVATE, fd, ROM);
+	p = mmap(NULL, r.nr * psize(), PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, rom);
+	alias = mmap(NULL, r.nr * psize(), PROT_READ, MAP_PRIVATE, fd, rom);
 	if (fd < 0 || p == MAP_FAILED || alias == MAP_FAILED)
 		SKIP(return, "no /dev/mem, or nothing there");
 	r.mem = p;

@@ -2100,130 +2100,210 @@ static void test_counts_migration(struct kunit *test)
 }
 
 /*
- * Two MMs, of which one forked the other, unmap pages of a folio. If none of
- * them maps some page any more, and a walk over the mappings sees all of these,
- * then the folio is partially mapped, though the mapcounts cannot tell. The walk tells
- * 512 parts of a folio apart, so these are the units of large ones.
+ * MMs that share a folio unmap parts of it. Only a walk of the mappings finds out
+ * which pages no MM maps any more.
  */
-#define UNIT_PAGES	(HPAGE_PMD_NR > 512 ? HPAGE_PMD_NR / 512 : 1)
-#define NR_UNITS	(HPAGE_PMD_NR / UNIT_PAGES)
-#define HALF		(-2)
+#define HALF		(-1)
 #define LAST		(-1)
 
-static const struct referenced_case {
+static const struct walk_case {
 	const char *desc;
-	int first[2];		/* where each MM unmaps pages, in units, */
-	int nr[2];		/* and how many */
-	int advice;		/* for the VMA of the child */
-	bool locked;		/* so is this VMA */
+	int first[2];		/* page that parent and child unmap, */
+	int nr[2];		/* and how many pages */
 	bool pmd;		/* a third MM maps the folio by a PMD */
-	bool partial;
-} referenced_table[] = {
+	bool locked;		/* the VMA of the child is mlocked, */
+	bool sequential;	/* or reclaim ignores its references */
+	int result;
+} walk_table[] = {
 	{
+		.desc = "nothing",
+	}, {
 		.desc = "the same half",
 		.nr = { HALF, HALF },
-		.partial = true,
+		.result = 1,
 	}, {
-		.desc = "the first unit, and one of them more",
+		.desc = "the first page, and one of them more",
 		.nr = { 1, 7 },
-		.partial = true,
+		.result = 1,
 	}, {
-		.desc = "ranges that have one unit in common",
-		.first = { 100, 109 },
-		.nr = { 10, 50 },
-		.partial = true,
+		.desc = "ranges that have one page in common",
+		.first = { 2, 9 },
+		.nr = { 8, 20 },
+		.result = 1,
 	}, {
-		.desc = "the last unit",
+		.desc = "the last page",
 		.first = { LAST, LAST },
 		.nr = { 1, 1 },
-		.partial = true,
+		.result = 1,
 	}, {
-		.desc = "ranges side by side",
-		.first = { 100, 110 },
-		.nr = { 10, 50 },
-	}, {
-		.desc = "the other half",
-		.first = { 0, HALF },
+		.desc = "the same half, one VMA without recency",
 		.nr = { HALF, HALF },
-	}, {
-		.desc = "a half, of one",
-		.nr = { HALF, 0 },
-	}, {
-		.desc = "the same half, a third has a PMD",
-		.nr = { HALF, HALF },
-		.pmd = true,
-	}, {
-		.desc = "the same half, one VMA is skipped",
-		.nr = { HALF, HALF },
-		.advice = MADV_SEQUENTIAL,
+		.sequential = true,
+		.result = 1,
 	}, {
 		.desc = "the same half, one VMA is mlocked",
 		.nr = { HALF, HALF },
 		.locked = true,
+		.result = 1,
+	}, {
+		.desc = "ranges side by side",
+		.first = { 2, 10 },
+		.nr = { 8, 20 },
+		.result = -EAGAIN,
+	}, {
+		.desc = "a page, of one",
+		.first = { LAST },
+		.nr = { 1, 0 },
+		.result = -EAGAIN,
+	}, {
+		.desc = "the same half, a third has a PMD",
+		.nr = { HALF, HALF },
+		.pmd = true,
+		.result = -EAGAIN,
 	},
 };
 
-KUNIT_ARRAY_PARAM_DESC(referenced, referenced_table, desc);
+KUNIT_ARRAY_PARAM_DESC(walk, walk_table, desc);
 
-static unsigned long units_size(int units)
+static void zap_pages(struct kunit *test, struct mm_struct *mm, int first, int nr)
 {
-	if (units == HALF)
-		units = NR_UNITS / 2;
-	else if (units == LAST)
-		units = NR_UNITS - 1;
-	return units * UNIT_PAGES * PAGE_SIZE;
-}
-
-static void unmap_case(struct kunit *test, struct mm_struct *mm, int i)
-{
-	const struct referenced_case *t = test->param_value;
 	struct rmap_ctx *c = test->priv;
-	const unsigned long addr = c->addr + units_size(t->first[i]);
+	unsigned long addr;
 
-	if (!t->nr[i])
-		return;
+	if (first == LAST)
+		first = HPAGE_PMD_NR - 1;
+	if (nr == HALF)
+		nr = HPAGE_PMD_NR / 2;
+	addr = c->addr + first * PAGE_SIZE;
 	mmap_read_lock(mm);
-	zap_vma_range(vma_lookup(mm, addr), addr, units_size(t->nr[i]));
+	if (nr)
+		zap_vma_range(vma_lookup(mm, addr), addr, nr * PAGE_SIZE);
 	mmap_read_unlock(mm);
 }
 
-static void test_referenced(struct kunit *test)
+static int walk_partial(struct folio *folio)
 {
-	const struct referenced_case *t = test->param_value;
+	int result;
+
+	folio_lock(folio);
+	result = folio_walk_partially_mapped(folio);
+	folio_unlock(folio);
+	return result;
+}
+
+static void test_walk_partial(struct kunit *test)
+{
+	const struct walk_case *t = test->param_value;
 	struct mm_struct *child, *third = NULL;
 	struct rmap_ctx *c = test->priv;
-	vma_flags_t vma_flags;
-	struct folio *folio;
-	bool partial;
+	struct folio *folio = fault_thp(test);
 
-	if (NR_UNITS < 256)
-		kunit_skip(test, "a PMD maps too little for these ranges");
-	folio = fault_thp(test);
 	if (t->pmd)
 		third = fork_mm(test);
 	split_pmd(c);
 	child = fork_mm(test);
-	if (t->advice)
+	if (t->sequential)
 		KUNIT_EXPECT_EQ(test, 0, do_madvise(child, c->addr, HPAGE_PMD_SIZE,
-						    t->advice));
+						    MADV_SEQUENTIAL));
 	if (t->locked) {
 		mmap_write_lock(child);
 		vm_flags_set(vma_lookup(child, c->addr), VM_LOCKED);
 		mmap_write_unlock(child);
 	}
-	unmap_case(test, c->mm, 0);
-	unmap_case(test, child, 1);
-
-	partial = folio_test_partially_mapped(folio);
-	folio_referenced(folio, 0, NULL, &vma_flags);
-	KUNIT_EXPECT_EQ(test, folio_test_partially_mapped(folio),
-			partial || t->partial);
-	if (t->partial)
+	zap_pages(test, c->mm, t->first[0], t->nr[0]);
+	zap_pages(test, child, t->first[1], t->nr[1]);
+	if (t->nr[0])
 		KUNIT_EXPECT_FALSE(test, list_empty(&folio->_deferred_list));
+	KUNIT_EXPECT_EQ(test, t->result, walk_partial(folio));
 
-	mmput(child);
-	if (third)
+	if (third) {
 		mmput(third);
+		KUNIT_EXPECT_EQ(test, 1, walk_partial(folio));
+	}
+	mmput(child);
+}
+
+/* No process maps more than one page, and all map the same one. */
+static void test_walk_one_page(struct kunit *test)
+{
+	const int nr = min(HPAGE_PMD_NR, 512);
+	struct folio *folio = fault_thp(test);
+	struct rmap_ctx *c = test->priv;
+	struct mm_struct **mms;
+	int i;
+
+	mms = kunit_kcalloc(test, nr, sizeof(*mms), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, mms);
+	split_pmd(c);
+	zap_pages(test, c->mm, 0, 7);
+	zap_pages(test, c->mm, 8, HPAGE_PMD_NR - 8);
+	c->others = true;
+	for (i = 1; i < nr; i++)
+		mms[i] = fork_mm(test);
+	expect_mapcounts(test, folio, nr, 0);
+	KUNIT_EXPECT_EQ(test, 1, walk_partial(folio));
+	for (i = 1; i < nr; i++)
+		mmput(mms[i]);
+}
+
+/* Every other page is mapped, so that no PTEs are in a batch. */
+static void test_walk_bound(struct kunit *test)
+{
+	const int nr = HPAGE_PMD_NR / 2, max = 2048;
+	struct folio *folio = fault_thp(test);
+	struct rmap_ctx *c = test->priv;
+	struct mm_struct **mms;
+	int i;
+
+	mms = kunit_kcalloc(test, max / nr, sizeof(*mms), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, mms);
+	split_pmd(c);
+	for (i = 0; i < nr; i++)
+		zap_pages(test, c->mm, 2 * i, 1);
+	for (i = 0; (i + 1) * nr <= max; i++) {
+		if (i && (i + 1) * (nr + 1) <= max)
+			KUNIT_EXPECT_EQ(test, 1, walk_partial(folio));
+		mms[i] = fork_mm(test);
+	}
+	KUNIT_EXPECT_EQ(test, -EAGAIN, walk_partial(folio));
+	while (i)
+		mmput(mms[--i]);
+}
+
+/* Who queues the folio for the shrinker, and what does the shrinker make of it? */
+static void test_shrink_partial(struct kunit *test)
+{
+	struct folio *folio = fault_thp(test);
+	struct rmap_ctx *c = test->priv;
+	struct mm_struct *child, *other;
+
+	/* It is in the queue from the start, in case that it is underused. */
+	drop_slab();
+	KUNIT_EXPECT_TRUE(test, list_empty(&folio->_deferred_list));
+
+	split_pmd(c);
+	child = fork_mm(test);
+	other = fork_mm(test);
+	KUNIT_EXPECT_EQ(test, 0, put_user(1, (int __user *)c->addr));
+	zap_pages(test, other, 0, HPAGE_PMD_NR);
+	mmput(other);
+	other = fork_mm(test);
+	mmput(other);
+	KUNIT_EXPECT_TRUE(test, list_empty(&folio->_deferred_list));
+
+	zap_pages(test, c->mm, 0, HALF);
+	KUNIT_EXPECT_FALSE(test, list_empty(&folio->_deferred_list));
+	drop_slab();
+	KUNIT_EXPECT_FALSE(test, list_empty(&folio->_deferred_list));
+	KUNIT_EXPECT_FALSE(test, folio_test_partially_mapped(folio));
+
+	/* The reference of the test keeps it from being split. */
+	zap_pages(test, child, 0, HALF);
+	KUNIT_EXPECT_FALSE(test, folio_test_partially_mapped(folio));
+	drop_slab();
+	KUNIT_EXPECT_FALSE(test, list_empty(&folio->_deferred_list));
+	KUNIT_EXPECT_TRUE(test, folio_test_partially_mapped(folio));
+	mmput(child);
 }
 #endif /* CONFIG_TRANSPARENT_HUGEPAGE */
 
@@ -2443,7 +2523,10 @@ static struct kunit_case rmap_test_cases[] = {
 	KUNIT_CASE(test_thp_fork_ptes_bound),
 	KUNIT_CASE(test_counts_anon),
 	KUNIT_CASE(test_counts_migration),
-	KUNIT_CASE_PARAM(test_referenced, referenced_gen_params),
+	KUNIT_CASE_PARAM(test_walk_partial, walk_gen_params),
+	KUNIT_CASE(test_walk_one_page),
+	KUNIT_CASE(test_walk_bound),
+	KUNIT_CASE(test_shrink_partial),
 #endif
 	{}
 };

@@ -2,132 +2,211 @@
 /*
  * folio_partial - memory that no process maps any more is freed
  *
- * A THP of which a part is unmapped keeps all of its memory until it is split.
- * This happens under memory pressure, but the kernel has to find out first that
- * no process maps the part. Here two processes unmap a half of each THP:
+ * A large folio of which a part is unmapped keeps all of its memory until it is
+ * split. This happens under memory pressure, but the kernel has to find out first
+ * that no process maps the part. If parent and children unmap the same part:
  *
- *			first half	second half
- *	parent		unmapped	mapped
- *	child		unmapped	mapped
+ *		a half			all but one page
+ *	parent	- - - - x x x x		- - - - - x - -
+ *	child	- - - - x x x x		- - - - - x - -
+ *	child				- - - - - x - -		and so on
  *
- * Each THP has as many PTEs now as it has pages. Under memory pressure, by the
- * classic LRU or the multi-gen LRU, each must be queued for splitting, at the
- * latest, and be split. None must be swapped out as a whole: that would write
- * the unused half, too.
- *
- * Where parent and child unmap another half, all memory is in use, and nothing
- * may be queued.
+ * then the folio can have as many PTEs as it has pages, and only a walk of the page
+ * tables tells. The deferred split shrinker does that, with swap or without, and
+ * must not split a folio whose every page is mapped.
  */
 #include "kselftest_harness.h"
 #include <fcntl.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include "hugepage_settings.h"
 #include "vm_util.h"
 
-#define NR_THPS		8
-#define MAX_THP_SIZE	(4UL << 20)
-#define MAX_ROUNDS	4	/* of reclaim */
-#define TIMEOUT		300	/* s: a kernel with all checks is slow */
+#define MEM_SIZE	(8UL << 20)
+#define MAX_FOLIO_SIZE	(4UL << 20)
+#define MAX_CHILDREN	31
+#define ROUNDS		4	/* of memory pressure */
+#define STRESS_TIME	6	/* s */
+#define STRESS_STEPS	32
+#define TIMEOUT		600	/* s: a kernel with all checks is slow */
 #define CGROUP		"/sys/fs/cgroup/"
 #define OUR_CGROUP	CGROUP "folio_partial/"
 #define LRU_GEN		"/sys/kernel/mm/lru_gen/enabled"
+#define THP_STATS	"/sys/kernel/mm/transparent_hugepage/hugepages-%zukB/stats/"
 
 static char lru_gen_before[32];	/* what to restore */
-static char cgroup_before[PATH_MAX];
-static bool controls;		/* the root cgroup's memory controller, by us */
-static size_t thp_size;
-static char *mem;		/* NR_THPS of them */
-static pid_t child;
-static int to_child[2], from_child[2];
+static unsigned long underused_before;
+static size_t nr_pages, folio_pages, folio_size;
+static char *area, *mem;	/* what is mapped; and MEM_SIZE of it, aligned */
+static unsigned long expected[MEM_SIZE / 4096];	/* in each page of mem */
 
 /* Write to a file of sysfs and the like. Return: whether that worked. */
-static bool __printf(2, 3) put(const char *path, const char *fmt, ...)
+static bool put(const char *path, const char *value)
 {
-	int fd = open(path, O_WRONLY);
-	va_list args;
-	int len;
+	const int fd = open(path, O_WRONLY);
+	const bool done = fd >= 0 && write(fd, value, strlen(value)) > 0;
 
-	if (fd < 0)
-		return false;
-	va_start(args, fmt);
-	len = vdprintf(fd, fmt, args);
-	va_end(args);
 	close(fd);
-	return len > 0;
+	return done;
 }
 
-static void restore_lru_gen(void)
+static long get(const char *path)
 {
+	char buf[32];
+
+	return read_file(path, buf, sizeof(buf)) ? atol(buf) : 0;
+}
+
+static void restore(void)
+{
+	thp_write_num("shrink_underused", underused_before);
 	if (lru_gen_before[0])
-		put(LRU_GEN, "%s", lru_gen_before);
-}
-
-static bool have_swap(void)
-{
-	char buf[512];
-
-	return read_file("/proc/swaps", buf, sizeof(buf)) && strstr(buf, "\n/");
-}
-
-/* A memory cgroup of our own, to put pressure on nobody else. */
-static bool cgroup_enter(void)
-{
-	char buf[PATH_MAX];
-
-	if (!read_file("/proc/self/cgroup", buf, sizeof(buf)) || strncmp(buf, "0::/", 4))
-		return false;
-	snprintf(cgroup_before, sizeof(cgroup_before), CGROUP "%.*s/cgroup.procs",
-		 (int)strcspn(buf + 4, "\n"), buf + 4);
-	if (!read_file(CGROUP "cgroup.subtree_control", buf, sizeof(buf)) ||
-	    !strstr(buf, "memory"))
-		controls = put(CGROUP "cgroup.subtree_control", "+memory");
-	mkdir(OUR_CGROUP, 0755);
-	return !access(OUR_CGROUP "memory.reclaim", W_OK) &&
-	       put(OUR_CGROUP "cgroup.procs", "0");
-}
-
-static void cgroup_leave(void)
-{
-	if (!cgroup_before[0])
-		return;
-	put(cgroup_before, "0");
+		put(LRU_GEN, lru_gen_before);
 	rmdir(OUR_CGROUP);
-	if (controls)
-		put(CGROUP "cgroup.subtree_control", "-memory");
 }
 
-static unsigned long thp_stat(const char *name)
+static void allow_folios(enum thp_enabled when)
 {
-	char path[128];
+	struct thp_settings settings;
+	int i;
 
-	snprintf(path, sizeof(path), "hugepages-%zukB/stats/%s", thp_size >> 10, name);
-	return thp_read_num(path);
+	thp_read_settings(&settings);
+	for (i = 0; i < NR_ORDERS; i++)
+		settings.hugepages[i].enabled = THP_NEVER;
+	settings.hugepages[sz2ord(folio_size, psize())].enabled = when;
+	settings.khugepaged.scan_sleep_millisecs = 3600 * 1000;
+	thp_write_settings(&settings);
+}
+
+static unsigned long *page(size_t i)
+{
+	return (unsigned long *)(mem + i * psize());
+}
+
+/* Map and fill memory that consists of large folios. */
+static bool map_folios(void)
+{
+	size_t i;
+
+	if (area)
+		munmap(area, MEM_SIZE + folio_size);
+	area = mmap(NULL, MEM_SIZE + folio_size, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (area == MAP_FAILED)
+		return false;
+	mem = (char *)(((uintptr_t)area + folio_size - 1) & -folio_size);
+	madvise(mem, MEM_SIZE, MADV_HUGEPAGE);
+	for (i = 0; i < nr_pages; i++)
+		*page(i) = expected[i] = i + 1;
+	return check_huge_anon(mem, MEM_SIZE, MEM_SIZE / folio_size, folio_size);
+}
+
+static bool unmap(size_t first, size_t nr)
+{
+	memset(expected + first, 0, nr * sizeof(*expected));
+	return !nr || !madvise(page(first), nr * psize(), MADV_DONTNEED_LOCKED);
+}
+
+/* Unmap each folio but for its pages [from, to). */
+static bool unmap_but(size_t from, size_t to)
+{
+	bool done = true;
+	size_t i;
+
+	for (i = 0; i < nr_pages; i += folio_pages)
+		done &= unmap(i, from) && unmap(i + to, folio_pages - to);
+	return done;
+}
+
+/* Return: how many pages have a wrong value. */
+static int check(void)
+{
+	int wrong = 0;
+	size_t i;
+
+	for (i = 0; i < nr_pages; i++)
+		wrong += FORCE_READ(*page(i)) != expected[i];
+	return wrong;
+}
+
+/* A child that unmaps all but [from, to), waits to be told to end, and checks. */
+static pid_t start_child(struct __test_metadata *_metadata, size_t from, size_t to,
+			 bool lock)
+{
+	const pid_t pid = fork();
+	int status;
+
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if ((lock && mlock2(mem, MEM_SIZE, MLOCK_ONFAULT)) || !unmap_but(from, to))
+			_exit(1);
+		raise(SIGSTOP);
+		_exit(!!check());
+	}
+	ASSERT_EQ(waitpid(pid, &status, WUNTRACED), pid);
+	ASSERT_TRUE(WIFSTOPPED(status));
+	return pid;
+}
+
+static void end_child(struct __test_metadata *_metadata, pid_t pid)
+{
+	int status;
+
+	kill(pid, SIGCONT);
+	ASSERT_EQ(waitpid(pid, &status, 0), pid);
+	EXPECT_EQ(status, 0);
+}
+
+/*
+ * Memory pressure in the system or in our cgroup. As kswapd does, drop_caches calls
+ * the shrinkers of all cgroups, and is quicker than to use all memory. Neither
+ * reclaims anonymous memory, so that nothing depends on swap.
+ */
+static void press(bool global)
+{
+	if (global)
+		put("/proc/sys/vm/drop_caches", "2");
+	else
+		put(OUR_CGROUP "memory.reclaim", "8M swappiness=0");
 }
 
 struct counts {
-	long thps;
-	long queued;	/* for splitting, ever */
-	long waiting;	/* in the queue */
-	long split;
-	long swpout;	/* whole THPs */
 	long memory;	/* of the cgroup */
+	long split;	/* folios of this size, ever; so are these: */
+	long shared;	/* found by the shrinker to be partially mapped */
 };
 
 static struct counts count(void)
 {
+	struct counts counts = { .memory = get(OUR_CGROUP "memory.current") };
+	char path[128];
+
+	snprintf(path, sizeof(path), THP_STATS "split", folio_size >> 10);
+	counts.split = get(path);
+	snprintf(path, sizeof(path), THP_STATS "split_deferred_shared", folio_size >> 10);
+	counts.shared = get(path);
+	return counts;
+}
+
+/* Return: what has changed since then, after memory pressure. */
+static struct counts press_and_count(struct counts before, bool global)
+{
+	struct counts now;
+	int i;
+
+	for (i = 0; i < ROUNDS; i++)
+		press(global);
+	now = count();
 	return (struct counts){
-		.thps = thp_stat("nr_anon"),
-		.queued = thp_stat("split_deferred"),
-		.waiting = thp_stat("nr_anon_partially_mapped"),
-		.split = thp_stat("split"),
-		.swpout = thp_stat("swpout"),
-		.memory = read_num(OUR_CGROUP "memory.current"),
+		.memory = now.memory - before.memory,
+		.split = now.split - before.split,
+		.shared = now.shared - before.shared,
 	};
 }
 
@@ -135,216 +214,212 @@ FIXTURE(partial) {};
 
 FIXTURE_VARIANT(partial)
 {
-	bool lru_gen;
+	size_t size;	/* of folios, or 0: what a PMD maps */
 };
 
-FIXTURE_VARIANT_ADD(partial, classic)
+FIXTURE_VARIANT_ADD(partial, thp)
 {
-	.lru_gen = false,
+	.size = 0,
 };
 
-FIXTURE_VARIANT_ADD(partial, lru_gen)
+FIXTURE_VARIANT_ADD(partial, mthp)
 {
-	.lru_gen = true,
+	.size = 64 << 10,
 };
 
 FIXTURE_SETUP(partial)
 {
-	const size_t size = NR_THPS * thp_size;
-	char *area;
-	size_t i;
-
-	if (geteuid() || !thp_available() || thp_size > MAX_THP_SIZE)
-		SKIP(return, "needs root, and THPs of 4 MiB at the most");
-	if (!have_swap())
-		SKIP(return, "no swap: anonymous memory is not reclaimed");
-	if (!put(LRU_GEN, "%d", variant->lru_gen ? 7 : 0) && variant->lru_gen)
-		SKIP(return, "no multi-gen LRU");
-	area = mmap(NULL, size + thp_size, PROT_READ | PROT_WRITE,
-		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	ASSERT_NE(area, MAP_FAILED);
-	mem = (char *)(((uintptr_t)area + thp_size - 1) & -thp_size);
-	ASSERT_EQ(madvise(mem, size, MADV_HUGEPAGE), 0);
-
-	/* There is no teardown after a set-up that skips. */
-	if (!cgroup_enter()) {
-		cgroup_leave();
+	if (geteuid() || !thp_available())
+		SKIP(return, "needs root, and THPs");
+	if (access(OUR_CGROUP "memory.reclaim", W_OK) || !put(OUR_CGROUP "cgroup.procs", "0"))
 		SKIP(return, "no memory.reclaim");
-	}
-	for (i = 0; i < size; i += psize())
-		*(unsigned long *)(mem + i) = i + 1;
-	if (!check_huge_anon(mem, size, NR_THPS, thp_size)) {
-		cgroup_leave();
-		SKIP(return, "no free THPs");
-	}
+	folio_size = variant->size ?: read_pmd_pagesize();
+	folio_pages = folio_size / psize();
+	nr_pages = MEM_SIZE / psize();
+	if (folio_size > MAX_FOLIO_SIZE || !(thp_supported_orders() & folio_pages))
+		SKIP(return, "no folios of this size");
+	allow_folios(THP_MADVISE);
+	if (!map_folios())
+		SKIP(return, "no free large folios");
 }
 
-FIXTURE_TEARDOWN(partial)
+FIXTURE_TEARDOWN(partial) {}
+
+/* Parent and children unmap all but [from, to) of each folio. */
+static void all_unmap(struct __test_metadata *_metadata, int nr_children, size_t from,
+		      size_t to, bool lock)
 {
-	if (child > 0) {
-		kill(child, SIGKILL);
-		waitpid(child, NULL, 0);
-	}
-	cgroup_leave();
-	restore_lru_gen();
-}
+	const long nr_folios = nr_pages / folio_pages;
+	const long unused = nr_folios * (folio_pages - (to - from)) * psize();
+	/* With fewer PTEs than pages, no walk is needed. */
+	const bool walked = (nr_children + 1) * (to - from) >= folio_pages;
+	pid_t pids[MAX_CHILDREN];
+	struct counts c;
+	int setting, i;
 
-static bool unmap_half(int half)
-{
-	size_t i;
+	for (setting = 0; setting < 8; setting++) {
+		const bool global = setting & 1, lru_gen = setting & 2, underused = setting & 4;
 
-	for (i = 0; i < NR_THPS; i++) {
-		if (madvise(mem + i * thp_size + half * thp_size / 2, thp_size / 2,
-			    MADV_DONTNEED))
-			return false;
-	}
-	return true;
-}
-
-/* Read every page of the other half. Return: pages that have a wrong value. */
-static long check_rest(int unmapped)
-{
-	long wrong = 0;
-	size_t i;
-
-	for (i = 0; i < NR_THPS * thp_size; i += psize()) {
-		if (i / (thp_size / 2) % 2 != (size_t)unmapped)
-			wrong += FORCE_READ(*(unsigned long *)(mem + i)) != i + 1;
-	}
-	return wrong;
-}
-
-/* Unmaps a half, says so, uses the rest or waits until told to end, and checks. */
-static int child_main(int half, bool busy)
-{
-	char byte = 0;
-
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (!unmap_half(half) || write(from_child[1], &byte, 1) != 1)
-		return 1;
-	if (busy)
-		fcntl(to_child[0], F_SETFL, O_NONBLOCK);
-	while (read(to_child[0], &byte, 1) != 1)
-		check_rest(half);
-	return !!check_rest(half);
-}
-
-static void start_child(struct __test_metadata *_metadata, int half, bool busy)
-{
-	char byte;
-
-	ASSERT_EQ(pipe(to_child), 0);
-	ASSERT_EQ(pipe(from_child), 0);
-	child = fork();
-	ASSERT_GE(child, 0);
-	if (!child)
-		_exit(child_main(half, busy));
-	ASSERT_EQ(read(from_child[0], &byte, 1), 1);
-}
-
-static void end_child(struct __test_metadata *_metadata)
-{
-	char byte = 0;
-	int status;
-
-	ASSERT_EQ(write(to_child[1], &byte, 1), 1);
-	ASSERT_EQ(waitpid(child, &status, 0), child);
-	child = 0;
-	EXPECT_EQ(status, 0);
-}
-
-/* Reclaim as much as is in use, until no more than this many THPs are left. */
-static void press(long thps)
-{
-	size_t size = NR_THPS * thp_size / 2;
-	int i;
-
-	for (i = 0; i < MAX_ROUNDS && count().thps > thps; i++)
-		put(OUR_CGROUP "memory.reclaim", "%zu swappiness=max", size);
-}
-
-static void same_half(struct __test_metadata *_metadata, bool busy)
-{
-	struct counts start, unmapped, end;
-
-	start = count();
-	start_child(_metadata, 0, busy);
-	ASSERT_TRUE(unmap_half(0));
-	unmapped = count();
-	press(start.thps - NR_THPS);
-	/* Have the other half in memory, wherever it is: nothing else shall be. */
-	EXPECT_EQ(check_rest(0), 0);
-	end = count();
-
-	TH_LOG("%d THPs: queued at unmap %ld, in reclaim %ld; split %ld; swapped out whole %ld",
-	       NR_THPS, unmapped.queued - start.queued, end.queued - unmapped.queued,
-	       end.split - start.split, end.swpout - start.swpout);
-	TH_LOG("freed: %ld KiB", (start.memory - end.memory) >> 10);
-	EXPECT_EQ(end.queued - start.queued, NR_THPS);
-	EXPECT_EQ(end.waiting, start.waiting);
-	EXPECT_EQ(end.split - start.split, NR_THPS);
-	EXPECT_EQ(end.swpout - start.swpout, 0);
-	EXPECT_EQ(start.thps - end.thps, NR_THPS);
-	EXPECT_GE(start.memory - end.memory, (long)(NR_THPS * thp_size * 3 / 8));
-	end_child(_metadata);
-}
-
-TEST_F_TIMEOUT(partial, same_half_idle, TIMEOUT)
-{
-	same_half(_metadata, false);
-}
-
-/* What is young is not swapped out: the unused half is freed all the same. */
-TEST_F_TIMEOUT(partial, same_half_busy, TIMEOUT)
-{
-	same_half(_metadata, true);
-}
-
-TEST_F_TIMEOUT(partial, other_half, TIMEOUT)
-{
-	struct counts start, end;
-
-	start = count();
-	start_child(_metadata, 1, false);
-	ASSERT_TRUE(unmap_half(0));
-	press(start.thps - NR_THPS);
-	end = count();
-	/*
-	 * On 32-bit, which has no CONFIG_THP_SWAP, all are split to be swapped out:
-	 * queued when the first half is unmapped, and taken out again at the end.
-	 */
-	if (sizeof(long) == 8)
-		EXPECT_EQ(end.queued, start.queued);
-	EXPECT_EQ(end.waiting, start.waiting);
-	EXPECT_EQ(check_rest(0), 0);
-	end_child(_metadata);
-}
-
-static void set_thp(void)
-{
-	unsigned long orders = thp_supported_orders();
-	char name[64];
-	int i;
-
-	thp_save_settings();
-	thp_write_num("khugepaged/scan_sleep_millisecs", 3600 * 1000);
-	for (i = 0; i < NR_ORDERS; i++) {
-		size_t size = (size_t)psize() << i;
-
-		if (!(orders & (1UL << i)))
+		if (!put(LRU_GEN, lru_gen ? "7" : "0") && lru_gen)
 			continue;
-		snprintf(name, sizeof(name), "hugepages-%zukB/enabled", size >> 10);
-		thp_write_string(name, size == thp_size ? "madvise" : "never");
+		thp_write_num("shrink_underused", underused);
+		ASSERT_TRUE(map_folios());
+		for (i = 0; i < nr_children; i++)
+			pids[i] = start_child(_metadata, from, to, lock);
+		c = count();
+		ASSERT_TRUE(unmap_but(from, to));
+		c = press_and_count(c, global);
+
+		TH_LOG("%s, %s LRU, shrink_underused %d: freed %ld of %ld KiB",
+		       global ? "global" : "cgroup", lru_gen ? "multi-gen" : "classic",
+		       underused, -c.memory / 1024, unused / 1024);
+		EXPECT_GE(-c.memory, unused / 4 * 3);
+		EXPECT_EQ(c.split, nr_folios);
+		EXPECT_EQ(c.shared, walked ? nr_folios : 0);
+		for (i = 0; i < nr_children; i++)
+			end_child(_metadata, pids[i]);
+		EXPECT_EQ(check(), 0);
 	}
+}
+
+TEST_F_TIMEOUT(partial, same_half, TIMEOUT)
+{
+	all_unmap(_metadata, 1, folio_pages / 2, folio_pages, false);
+}
+
+TEST_F_TIMEOUT(partial, same_half_mlocked, TIMEOUT)
+{
+	all_unmap(_metadata, 1, folio_pages / 2, folio_pages, true);
+}
+
+TEST_F_TIMEOUT(partial, all_but_one_page, TIMEOUT)
+{
+	all_unmap(_metadata, MAX_CHILDREN, 5, 6, false);
+}
+
+/* As long as one more child maps all, nothing is split. Then it exits. */
+TEST_F_TIMEOUT(partial, exit_of_last_user, TIMEOUT)
+{
+	struct counts c;
+	pid_t child, user;
+	int global;
+
+	for (global = 0; global < 2; global++) {
+		ASSERT_TRUE(map_folios());
+		user = start_child(_metadata, 0, folio_pages, false);
+		child = start_child(_metadata, folio_pages / 2, folio_pages, false);
+		ASSERT_TRUE(unmap_but(folio_pages / 2, folio_pages));
+		c = press_and_count(count(), global);
+		EXPECT_EQ(c.split, 0);
+		EXPECT_EQ(c.shared, 0);
+
+		c = count();
+		end_child(_metadata, user);
+		c = press_and_count(c, global);
+		EXPECT_GE(-c.memory, (long)MEM_SIZE / 8 * 3);
+		EXPECT_EQ(c.split, (long)(nr_pages / folio_pages));
+		end_child(_metadata, child);
+		EXPECT_EQ(check(), 0);
+	}
+}
+
+/*
+ * Unmap random parts, write to random pages, and have a child that does so, too.
+ * Return: how many pages had a wrong value, and children saw such pages.
+ */
+static int use_memory(int depth)
+{
+	int wrong = 0, status = 1, step;
+	pid_t pid = 0;
+
+	srandom(random() ^ getpid());
+	for (step = 0; step < STRESS_STEPS; step++) {
+		/* In a quarter of the memory: often the same parts as others */
+		const size_t nr = random() % 2 ? 8 : folio_pages / 2;
+		const size_t first = random() % (nr_pages / nr / 4) * nr;
+		size_t i;
+
+		wrong += !unmap(first, nr - random() % 3);
+		for (i = first; random() % 4 && i < first + nr; i++)
+			*page(i) = expected[i] = random();
+		if (!pid && depth < 1) {
+			pid = fork();
+			if (!pid)
+				_exit(!!use_memory(depth + 1));
+		}
+		if (step % 8 == 7)
+			wrong += check();
+	}
+	return wrong + (pid && (waitpid(pid, &status, 0) != pid || status));
+}
+
+/* Processes use the memory under pressure; this one, too, unless it keeps it as it is. */
+static void stress(struct __test_metadata *_metadata, bool keep)
+{
+	const time_t end = time(NULL) + STRESS_TIME;
+	const pid_t presser = fork();
+	int i, status = 1, wrong = 0;
+	pid_t pids[2];
+
+	ASSERT_GE(presser, 0);
+	if (!presser) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (;; press(true))
+			press(false);
+	}
+	srandom(end);
+	TH_LOG("random seed: %ld", (long)end);
+	while (time(NULL) < end && (keep || map_folios())) {
+		for (i = 0; i < 2; i++) {
+			pids[i] = fork();
+			if (!pids[i])
+				_exit(!!use_memory(0));
+		}
+		if (!keep)
+			wrong += use_memory(0);
+		for (i = 0; i < 2; i++)
+			wrong += waitpid(pids[i], &status, 0) != pids[i] || status;
+	}
+	kill(presser, SIGKILL);
+	waitpid(presser, NULL, 0);
+	EXPECT_EQ(wrong, 0);
+}
+
+TEST_F_TIMEOUT(partial, stress, TIMEOUT)
+{
+	const long shared = count().shared;
+
+	stress(_metadata, false);
+	TH_LOG("found to be partially mapped: %ld folios", count().shared - shared);
+}
+
+/* The parent maps all pages all the time: whatever children do, nothing is split. */
+TEST_F_TIMEOUT(partial, stress_all_mapped, TIMEOUT)
+{
+	struct counts c;
+
+	/* By PTEs. And what children map anew are small folios, which do not count. */
+	ASSERT_EQ(mprotect(mem, psize(), PROT_READ), 0);
+	ASSERT_EQ(mprotect(mem, psize(), PROT_READ | PROT_WRITE), 0);
+	allow_folios(THP_NEVER);
+	c = count();
+	stress(_metadata, true);
+	c = press_and_count(c, false);
+	EXPECT_EQ(c.split, 0);
+	EXPECT_EQ(c.shared, 0);
+	EXPECT_EQ(check(), 0);
 }
 
 int main(int argc, char **argv)
 {
 	if (!geteuid() && thp_available()) {
-		thp_size = read_pmd_pagesize();
-		set_thp();
-		if (read_file(LRU_GEN, lru_gen_before, sizeof(lru_gen_before)))
-			atexit(restore_lru_gen);
+		underused_before = thp_read_num("shrink_underused");
+		read_file(LRU_GEN, lru_gen_before, sizeof(lru_gen_before));
+		thp_save_settings();
+		/* For the tests' processes alone, to put pressure on no others */
+		put(CGROUP "cgroup.subtree_control", "+memory");
+		mkdir(OUR_CGROUP, 0755);
+		atexit(restore);
 	}
 	return test_harness_run(argc, argv);
 }

@@ -25,11 +25,13 @@ tlb-check: apply	## count what write faults do to the TLB, on ARCH=arm64 or s390
 fuzz: apply	## map memory at random, compare all that the kernel says, for DURATION s
 bisect-check: apply	## build and boot after each patch, and run the KUnit suites
 cross: apply	## compile for configurations and architectures that no guest runs
-apply:		## assemble build/linux: one commit for each patch
-refresh:	## write patches/ and new files back from the commits of build/linux
-series: apply	## write the series for mailing to build/series
+apply:		## assemble build/linux: a commit for each patch, a branch for each folder
+refresh:	## write patches/, and the files at kernel paths, from these branches
+series: apply	## write the mails, ready to send, to build/series
+lines: apply	## count the lines of each folder: code, tests, documents, comments
 clean:		## remove all below build/ but the downloads
 
+# SERIES=<folder>    the tree after that folder of patches/, not the last: SERIES=2-cow
 # LINUX=<tree>       a git tree or unpacked tree of Linux 7.3.y (default: from Debian)
 # ARCH=<arch>        x86_64 (default), i386, arm64, s390x, um; kunit: ppc64, ppc64le, riscv64 too
 # CONFIG=<names>     fragments in configs/: debug, faults, kcsan, llvm, rt, 64k; a+b: both
@@ -44,7 +46,7 @@ clean:		## remove all below build/ but the downloads
 # SEED=<n>           unit, fuzz: repeat the run with this seed
 # ARGS=<options>     fuzz: further options of folio_mapcount_fuzz
 # MUTANTS=1          unit: see that each error in the header is noticed
-# FIRST=<n> LAST=<n> bisect-check: from and to which patch (default: all)
+# FIRST=<n> LAST=<n> bisect-check: from and to which patch, with SERIES= of that folder
 # SIGNOFF=1          series: add the sender's Signed-off-by
 # JOBS=<n>           parallel jobs (default: all processors)
 
@@ -54,7 +56,7 @@ needs:
 	@bash -c '. scripts/lib.sh && needs "$$@"' needs apply $(filter $(scripts),$(MAKECMDGOALS))
 
 scripts := boot shell check build kunit unit model kselftest tour stats cow redis stress soak bench \
-	   tlb-check fuzz bisect-check cross apply refresh series
+	   tlb-check fuzz bisect-check cross apply refresh series lines
 $(scripts):
 	@scripts/$@
 

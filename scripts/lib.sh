@@ -228,7 +228,7 @@ commands_of() {
 		apply)
 			[ -d "$tree" ] || [ -n "${LINUX:-}" ] || commands_of base
 			list+=(git:git flock:util-linux awk:mawk) ;;
-		refresh | series) list+=(git:git flock:util-linux awk:mawk) ;;
+		refresh | series | lines) list+=(git:git flock:util-linux awk:mawk) ;;
 		checkpatch) list+=(git:git perl:perl python3:python3
 			/usr/lib/python3/dist-packages/ply:python3-ply
 			/usr/lib/python3/dist-packages/git:python3-git) ;;
@@ -262,7 +262,12 @@ commands_of() {
 				riscv64) list+=(/usr/share/qemu/opensbi-riscv64-generic-fw_dynamic.bin:opensbi) ;;
 				esac
 			done ;;
-		cross) arch=x86_64 commands_of build; list+=(/usr/include/openssl/opensslv.h:libssl-dev) ;;
+		cross)
+			local compilers
+			compilers=$("$top/scripts/cross" --compilers)
+			mapfile -t -O ${#list[@]} list <<<"$compilers"
+			arch=x86_64 commands_of build
+			list+=(/usr/include/openssl/opensslv.h:libssl-dev) ;;
 		bisect-check) ARCH=$arch commands_of kunit ;;
 		shell) commands_of build guest ;;
 		boot | tour) commands_of build programs guest ext4 ;;

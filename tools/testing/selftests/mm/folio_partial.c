@@ -39,6 +39,7 @@
 #define LRU_GEN		"/sys/kernel/mm/lru_gen/enabled"
 #define THP_STATS	"/sys/kernel/mm/transparent_hugepage/hugepages-%zukB/stats/"
 
+static bool controls;	/* the root cgroup's memory controller, by us */
 static char lru_gen_before[32];	/* what to restore */
 static unsigned long underused_before;
 static size_t nr_pages, folio_pages, folio_size;
@@ -68,6 +69,8 @@ static void restore(void)
 	if (lru_gen_before[0])
 		put(LRU_GEN, lru_gen_before);
 	rmdir(OUR_CGROUP);
+	if (controls)
+		put(CGROUP "cgroup.subtree_control", "-memory");
 }
 
 static void allow_folios(enum thp_enabled when)
@@ -412,12 +415,16 @@ TEST_F_TIMEOUT(partial, stress_all_mapped, TIMEOUT)
 
 int main(int argc, char **argv)
 {
+	char buf[256];
+
 	if (!geteuid() && thp_available()) {
 		underused_before = thp_read_num("shrink_underused");
 		read_file(LRU_GEN, lru_gen_before, sizeof(lru_gen_before));
 		thp_save_settings();
 		/* For the tests' processes alone, to put pressure on no others */
-		put(CGROUP "cgroup.subtree_control", "+memory");
+		if (!read_file(CGROUP "cgroup.subtree_control", buf, sizeof(buf)) ||
+		    !strstr(buf, "memory"))
+			controls = put(CGROUP "cgroup.subtree_control", "+memory");
 		mkdir(OUR_CGROUP, 0755);
 		atexit(restore);
 	}

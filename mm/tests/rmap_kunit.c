@@ -2255,7 +2255,7 @@ static void test_walk_bound(struct kunit *test)
 	struct mm_struct **mms;
 	int i;
 
-	mms = kunit_kcalloc(test, max / nr, sizeof(*mms), GFP_KERNEL);
+	mms = kunit_kcalloc(test, max / nr + 1, sizeof(*mms), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, mms);
 	split_pmd(c);
 	for (i = 0; i < nr; i++)
@@ -2265,6 +2265,8 @@ static void test_walk_bound(struct kunit *test)
 			KUNIT_EXPECT_EQ(test, 1, walk_partial(folio));
 		mms[i] = fork_mm(test);
 	}
+	if (!i)
+		mms[i++] = fork_mm(test);
 	KUNIT_EXPECT_EQ(test, -EAGAIN, walk_partial(folio));
 	while (i)
 		mmput(mms[--i]);

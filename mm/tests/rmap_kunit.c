@@ -2272,7 +2272,7 @@ static void test_walk_bound(struct kunit *test)
 		mmput(mms[--i]);
 }
 
-/* Who queues the folio for the shrinker, and what does the shrinker make of it? */
+/* What queues the folio for the shrinker, and what does the shrinker do with it? */
 static void test_shrink_partial(struct kunit *test)
 {
 	struct folio *folio = fault_thp(test);

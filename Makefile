@@ -11,7 +11,7 @@ shell: apply	## boot the same kernel into an interactive shell
 check: apply	## all checks and tests; closes with "N passed, N failed, N skipped"
 build: apply	## build the kernel
 kunit: apply	## run the KUnit suites of the series
-unit: apply	## test the word in user space, with sanitizers; seconds
+unit: apply	## test the packed mapcount in user space, with sanitizers; seconds
 model: apply	## explore all orders of the steps that change the creator
 kselftest: apply	## run our kselftests and the upstream mm selftests
 tour: apply	## show what the kernel says of memory mapped in many ways

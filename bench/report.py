@@ -147,6 +147,32 @@ class Report:
                     if cell and key[0] != "locked_add" and cell.ratio > 1 + NOISE and cell.low > 1:
                         yield name, key, against, cell
 
+    def conclusion(self):
+        """What to read if no more is read: ratios to base, and to NO_PAGE_MAPCOUNT."""
+        def rmap(*key):
+            return self.rmap, key, rmap_best(key)
+
+        def ratio(figures, key, best=min):
+            cells = [figures.cell(key, "patched", against, best) for against in ("base", "averages")]
+            return " / ".join(f"{cell.ratio:.3f}" for cell in cells) if all(cells) else "not measured"
+
+        anon = [(f"{op.replace('_', ' ')}, {size(kib)} folios{by}, instructions", (self.icount, (op, "anon", kib, how)))
+                for op, kib, how, by in (("write_after_child_exit", 64, "pte", ""),
+                                         ("write_after_child_exit", 2048, "pte", " by PTEs"),
+                                         ("fork", 4, "pte", ""), ("child_exit", 2048, "pmd", " by a PMD"))]
+        self.line("Ratios of the series to base, and to base with NO_PAGE_MAPCOUNT. No bare metal was at hand: "
+                  "\"rmap\" is native time on User Mode Linux, instructions are counted by QEMU.")
+        self.line()
+        for what, figures in (("rmap: map and unmap 1 page of a 2 MiB file folio", rmap("dup_file", 9, 1, 1)),
+                              ("the same, 512 pages", rmap("dup_file", 9, 512, 1)),
+                              ("the same, 16 pages, two threads on one folio", rmap("dup_file", 9, 16, 2)),
+                              ("rmap: fork of 2 MiB folios by PTEs", rmap("fork_anon", 9, 512, 1)),
+                              *anon,
+                              ("fault around, 2 MiB file folios, instructions",
+                               (self.icount, ("fault_around", "file", 2048, "pte")))):
+            self.line(f"- {what}: {ratio(*figures)}")
+        self.line()
+
     def summary(self):
         self.line("## Regressions")
         self.line()
@@ -402,6 +428,7 @@ class Report:
     def write(self):
         self.line("# How fast it is")
         self.line()
+        self.conclusion()
         self.summary()
         with open(os.path.join(self.directory, "machine")) as f:
             self.line("## Where and how")

@@ -358,7 +358,7 @@ void __folio_mapcounts_check_exclusive(struct folio *folio,
  * @page:	The first page
  * @order:	How many: 2^@order pages
  *
- * Whoever gets the pages next finds all counts 0, whatever was wrong.
+ * Resets all counts, so that an error does not affect the next user of the pages.
  */
 void __folio_mapcounts_check_free(struct page *page, unsigned int order)
 {

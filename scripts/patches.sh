@@ -72,11 +72,14 @@ snapshot() {	# ROOT
 
 # --- assembling -----------------------------------------------------------------
 
-# Run a command that makes commits: the same input gives the same ids.
+# Run a command that makes commits: the same input gives the same ids, whatever
+# build/linux has in a configuration of its own.
 dated() {
-	local date
+	local date name email
 	date=$(g log -1 --format='%ct +0000' $base)
-	GIT_AUTHOR_DATE=$date GIT_COMMITTER_DATE=$date "$@"
+	name=$(git config -f "$GIT_CONFIG_GLOBAL" user.name) email=$(git config -f "$GIT_CONFIG_GLOBAL" user.email)
+	GIT_AUTHOR_NAME=$name GIT_AUTHOR_EMAIL=$email GIT_AUTHOR_DATE=$date \
+	GIT_COMMITTER_NAME=$name GIT_COMMITTER_EMAIL=$email GIT_COMMITTER_DATE=$date "$@"
 }
 
 # Make a commit of each mail below ROOT/patches, on refs/folio/base, without index

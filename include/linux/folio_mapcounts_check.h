@@ -3,9 +3,8 @@
 #define _LINUX_FOLIO_MAPCOUNTS_CHECK_H
 
 /*
- * A second account of how large folios are mapped, one that counts the PTEs of
- * each page, to check folio->_mapcounts with: see
- * Documentation/mm/folio_mapcounts_check.rst.
+ * Count the PTEs that map each page of a large folio, and check folio->_mapcounts
+ * against these counts: see Documentation/mm/folio_mapcounts_check.rst.
  */
 #include <linux/atomic.h>
 #include <linux/instruction_pointer.h>
@@ -60,7 +59,7 @@ folio_mapcounts_check_add(struct folio *folio, u64 delta,
 
 /**
  * folio_mapcounts_check_set - set the mapcounts of a new large folio, checked
- * @folio:	The large folio, which nobody else can see
+ * @folio:	The large folio, not yet visible to others
  * @val:	What to set the mapcounts to
  * @ptes:	How many PTEs map a page, from the first page on
  * @pmds:	How many PMDs map a part, from the first part on
@@ -90,7 +89,7 @@ static inline void folio_mapcounts_check_reuse(struct folio *folio)
  * folio_mapcounts_check_unmapped - no page of a folio may be mapped
  * @folio:	The folio, which is to be split or migrated
  *
- * Context: Nobody can map the folio.
+ * Context: No MM can map the folio.
  */
 static inline void folio_mapcounts_check_unmapped(struct folio *folio)
 {
@@ -104,7 +103,7 @@ static inline void folio_mapcounts_check_unmapped(struct folio *folio)
  * @page:	The first page that is, or becomes, PageAnonExclusive
  * @nr_pages:	How many pages, from @page on
  *
- * Context: The caller holds the lock of the page table that maps the pages.
+ * Context: The caller holds the PTL of the mappings.
  */
 static __always_inline void
 folio_mapcounts_check_exclusive(struct folio *folio, const struct page *page,

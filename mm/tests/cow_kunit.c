@@ -34,8 +34,8 @@ struct cow_ctx {
 };
 
 /*
- * khugepaged must not collapse what a test maps by PTEs. It takes this MM for one
- * that it has been told of already, and never looks at it.
+ * Keep khugepaged from collapsing what a test maps by PTEs: an MM with this flag
+ * is on its list already, and is not put there again.
  */
 static void hide_from_khugepaged(struct mm_struct *mm)
 {
@@ -66,7 +66,7 @@ static int cow_test_init(struct kunit *test)
 			  MADV_HUGEPAGE);
 }
 
-/* Have write faults map folios of one order, or as before. */
+/* Let write faults map folios of this order; 0 restores the setting. */
 static void set_order(struct cow_ctx *c, unsigned int order)
 {
 	huge_anon_orders_always = order ? BIT(order) : c->orders_always;
@@ -87,7 +87,7 @@ static void mm_zap(struct cow_ctx *c, int i, unsigned long first, unsigned long 
 	mmap_read_unlock(c->mms[i]);
 }
 
-/* MM 0 lives as long as the test: its mappings go. */
+/* MM 0 lives as long as the test, so only its mappings are zapped. */
 static void mm_exit(struct cow_ctx *c, int i)
 {
 	if (!c->mms[i])
@@ -211,12 +211,12 @@ static void mm_split_pmd(struct cow_ctx *c, int i)
 	mmap_read_unlock(c->mms[i]);
 }
 
-/* Have a write fault map one folio of that order; by PTEs, whatever its size. */
+/* Let a write fault map one folio of this order, then split the PMD if there is one. */
 static void new_folio(struct kunit *test, unsigned int order)
 {
 	struct cow_ctx *c = test->priv;
 
-	/* Where no page table was left behind, so that a PMD can map it. */
+	/* Take a place that has no page table yet, so that a PMD can map the folio. */
 	c->addr += HPAGE_PMD_SIZE;
 	c->order = order;
 	c->nr = 1UL << order;
@@ -233,7 +233,7 @@ static void new_folio(struct kunit *test, unsigned int order)
 	KUNIT_ASSERT_EQ(test, mm_nr_writable(c, 0), c->nr);
 }
 
-/* 0 stands for HPAGE_PMD_ORDER: where the MMU is chosen at boot, it is no constant. */
+/* 0 stands for HPAGE_PMD_ORDER, which is not a constant on all architectures. */
 static const unsigned int orders[] = { 2, 4, 0 };
 
 static unsigned int order_of(const unsigned int *param)
@@ -259,7 +259,7 @@ static const struct tree {
 	const char *desc;
 	const char *steps;
 	int writer;
-	bool shared;	/* somebody else still maps the folio */
+	bool shared;	/* another MM still maps the folio */
 } trees[] = {
 	{ "child exited",		"0>1 1x", 0 },
 	{ "parent exited",		"0>1 0x", 1 },
@@ -325,7 +325,7 @@ static void test_tree(struct kunit *test)
 			mm_write_rest(test, tree->writer);
 		KUNIT_EXPECT_EQ_MSG(test, tree->shared ? 0 : c->nr,
 				    mm_nr_writable(c, tree->writer), "order %u", order);
-		/* It is adopted, and known to be shared no more. */
+		/* The writer has adopted the folio. */
 		KUNIT_EXPECT_EQ_MSG(test, !tree->shared,
 				    folio_is_creator(c->folio, c->mms[tree->writer]) &&
 				    !folio_maybe_mapped_shared(c->folio),
@@ -339,8 +339,8 @@ static void test_tree(struct kunit *test)
 }
 
 /*
- * As many references and mappings as pages, and yet the folio is not exclusive:
- * each of two MMs maps one half of it, a part, or all but one page.
+ * The folio has as many references and mappings as pages, but is not exclusive: two
+ * MMs map a part of it each.
  */
 static void test_parts(struct kunit *test)
 {
@@ -371,7 +371,7 @@ static void test_parts(struct kunit *test)
 	}
 }
 
-/* What remains of a part, after the other MM has gone, is exclusive. */
+/* A part that one MM maps is exclusive after the MM with the other part has exited. */
 static void test_part_alone(struct kunit *test)
 {
 	struct cow_ctx *c = folio_of_param(test);
@@ -442,7 +442,7 @@ static int map_pmd(struct vm_area_struct *vma, unsigned long addr, struct page *
 }
 
 /*
- * A folio twice as large as what a PMD maps. No fault maps any yet, so this does:
+ * A folio twice as large as what a PMD maps. No fault maps one yet. Map it here:
  * the first part by a PMD, the second by PTEs.
  */
 static void new_two_pmds(struct kunit *test)
@@ -480,7 +480,7 @@ static void new_two_pmds(struct kunit *test)
 	KUNIT_ASSERT_EQ(test, mm_nr_writable(c, 0), HPAGE_PMD_NR);
 }
 
-/* Does a write to the page have it copied? */
+/* Does a write to the page copy it? */
 static bool mm_copies(struct kunit *test, int i, unsigned long page)
 {
 	KUNIT_EXPECT_TRUE(test, mm_maps(test->priv, i, page));
@@ -488,7 +488,7 @@ static bool mm_copies(struct kunit *test, int i, unsigned long page)
 	return !mm_maps(test->priv, i, page);
 }
 
-/* The creator can have PTEs and PMDs in several page tables, and know it. */
+/* A folio is exclusive to its creator by PTEs and PMDs in several page tables. */
 static void test_two_pmds(struct kunit *test)
 {
 	const unsigned long second = HPAGE_PMD_NR;
@@ -513,13 +513,13 @@ static void test_two_pmds(struct kunit *test)
 	mm_zap(c, 1, second, HPAGE_PMD_NR);
 	KUNIT_EXPECT_TRUE(test, mm_copies(test, 0, second + 1));
 	mm_exit(c, 1);
-	/* Nobody else maps it, but has a reference. */
+	/* No other MM maps it, but there is one more reference. */
 	folio_get(c->folio);
 	KUNIT_EXPECT_TRUE(test, mm_copies(test, 0, second + 2));
 	folio_put(c->folio);
 	KUNIT_EXPECT_FALSE(test, mm_copies(test, 0, second + 3));
 
-	/* Who is not the creator cannot know that the PMD is its own. */
+	/* An MM that is not the creator cannot tell whose the PMD is. */
 	mm_fork(test, 0, 1);
 	mm_zap(c, 0, 0, c->nr);
 	KUNIT_EXPECT_TRUE(test, mm_copies(test, 1, second + 4));
@@ -547,7 +547,7 @@ static bool mm_shared(struct cow_ctx *c, int i, unsigned long page)
 	return shared;
 }
 
-/* Who is alone is so before it writes, whoever had created the folio. */
+/* The last MM that maps a folio need not write to it to be seen as the only one. */
 static void test_shared(struct kunit *test)
 {
 	struct cow_ctx *c = folio_of_param(test);
@@ -573,9 +573,8 @@ static void test_shared(struct kunit *test)
 }
 
 /*
- * Ask for each page that MM @i maps in the page table of the folio, as a walker
- * does that holds the PTL all the time. Return how many pages are said to be
- * exclusive, and in @tf how many entries were read.
+ * Look at each page that MM @i maps in the page table of the folio, under one hold of
+ * the PTL. Return how many are exclusive; @tf has how many entries were read.
  */
 static unsigned long mm_walk_exclusive(struct kunit *test, int i,
 				       struct table_folios *tf)
@@ -608,7 +607,7 @@ static unsigned long mm_walk_exclusive(struct kunit *test, int i,
 	return exclusive;
 }
 
-/* Two MMs have every other page of the first @nr: each page is a batch. */
+/* Two MMs map every other page of the first @nr each, so each page is a batch. */
 static void test_walk_alternate(struct kunit *test)
 {
 	struct cow_ctx *c = folio_of_param(test);
@@ -637,7 +636,16 @@ static void test_walk_alternate(struct kunit *test)
 	}
 }
 
-/* Put folios of another order in every other place for one of that order. */
+/* MM 2 alone maps the folio. The MM ids do not know: they have had no slot for it. */
+static void leave_second_child(struct kunit *test)
+{
+	mm_fork(test, 0, 1);
+	mm_fork(test, 0, 2);
+	mm_exit(test->priv, 0);
+	mm_exit(test->priv, 1);
+}
+
+/* Replace every other part of the folio by a folio of this order. */
 static void nest_folios(struct kunit *test, unsigned int order)
 {
 	struct cow_ctx *c = test->priv;
@@ -654,7 +662,7 @@ static void nest_folios(struct kunit *test, unsigned int order)
 	set_order(c, 0);
 }
 
-/* Large folios alternate in the table: one in the holes of another, and more. */
+/* Large folios alternate in the table: one in the holes of another, or two orders. */
 static void test_walk_nested(struct kunit *test)
 {
 	struct cow_ctx *c = test->priv;
@@ -662,26 +670,25 @@ static void test_walk_nested(struct kunit *test)
 
 	new_folio(test, HPAGE_PMD_ORDER);
 	nest_folios(test, 2);
-	mm_fork(test, 0, 1);
-	mm_exit(c, 0);
-	KUNIT_EXPECT_EQ(test, c->nr, mm_walk_exclusive(test, 1, &tf));
+	leave_second_child(test);
+	KUNIT_EXPECT_EQ(test, c->nr, mm_walk_exclusive(test, 2, &tf));
+	KUNIT_EXPECT_GE(test, tf.nr_read, c->nr);
 	KUNIT_EXPECT_LE(test, tf.nr_read, c->nr + c->nr / 2);
-	mm_exit(c, 1);
+	mm_exit(c, 2);
 
-	/* Too much to ask: some are called shared. */
+	/* The limit of what is read is reached: some count as shared. */
 	new_folio(test, HPAGE_PMD_ORDER);
 	nest_folios(test, 4);
 	nest_folios(test, 2);
-	mm_fork(test, 0, 1);
-	mm_exit(c, 0);
-	KUNIT_EXPECT_GT(test, mm_walk_exclusive(test, 1, &tf), 0);
+	leave_second_child(test);
+	KUNIT_EXPECT_GT(test, mm_walk_exclusive(test, 2, &tf), 0);
 	KUNIT_EXPECT_LE(test, tf.nr_read, 2 * HPAGE_PMD_NR);
-	mm_fork(test, 1, 2);
-	KUNIT_EXPECT_EQ(test, 0, mm_walk_exclusive(test, 1, &tf));
+	mm_fork(test, 2, 3);
+	KUNIT_EXPECT_EQ(test, 0, mm_walk_exclusive(test, 2, &tf));
 	KUNIT_EXPECT_LE(test, tf.nr_read, 2 * HPAGE_PMD_NR);
 }
 
-/* NUMA balancing samples what a daemon has got from a parent that is dead. */
+/* NUMA balancing samples a folio that only the last child of a fork tree maps. */
 static void test_numa_hinting(struct kunit *test)
 {
 	struct cow_ctx *c = folio_of_param(test);
@@ -693,14 +700,16 @@ static void test_numa_hinting(struct kunit *test)
 
 	sysctl_numa_balancing_mode = NUMA_BALANCING_NORMAL;
 	mm_fork(test, 0, 1);
-	mmget(c->mms[1]);	/* as if it had threads, so on any node */
-	mmap_read_lock(c->mms[1]);
-	vma = vma_lookup(c->mms[1], c->addr);
-	before = change_prot_numa(vma, c->addr, end);
+	mm_fork(test, 0, 2);
 	mm_exit(c, 0);
+	mmget(c->mms[2]);	/* as if it had threads, so on any node */
+	mmap_read_lock(c->mms[2]);
+	vma = vma_lookup(c->mms[2], c->addr);
+	before = change_prot_numa(vma, c->addr, end);
+	mm_exit(c, 1);
 	after = change_prot_numa(vma, c->addr, end);
-	mmap_read_unlock(c->mms[1]);
-	mmput(c->mms[1]);
+	mmap_read_unlock(c->mms[2]);
+	mmput(c->mms[2]);
 	sysctl_numa_balancing_mode = mode;
 #else
 	kunit_skip(test, "no NUMA balancing in this kernel");
@@ -709,7 +718,7 @@ static void test_numa_hinting(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, after, c->nr);
 }
 
-/* Only one page is still mapped: its copy lets the folio be freed. */
+/* If a single page is still mapped, copying it frees the folio. */
 static void test_last_page(struct kunit *test)
 {
 	struct cow_ctx *c = folio_of_param(test);
@@ -724,7 +733,7 @@ static void test_last_page(struct kunit *test)
 	folio_put(c->folio);
 }
 
-/* Anybody's reference, to any page, means that pages have to be copied. */
+/* With one more reference, to any of its pages, the folio is not reused. */
 static void test_reference(struct kunit *test)
 {
 	struct cow_ctx *c = folio_of_param(test);
@@ -743,7 +752,7 @@ static void test_reference(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), c->nr - 1);
 }
 
-/* Several VMAs of one MM map the folio: it is still one MM. */
+/* The folio is exclusive although several VMAs of the MM map it. */
 static void test_vmas(struct kunit *test)
 {
 	struct cow_ctx *c = folio_of_param(test);
@@ -764,7 +773,7 @@ static void test_vmas(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), c->nr);
 }
 
-/* Entries in between that are not there, or map something else. */
+/* Some entries in between are empty, or map another folio. */
 static void test_holes(struct kunit *test)
 {
 	struct cow_ctx *c = folio_of_param(test);
@@ -780,7 +789,7 @@ static void test_holes(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), c->nr - 2);
 }
 
-/* A reader who needs the page to be exclusive does not make it writable. */
+/* Unsharing makes pages exclusive, but not writable. */
 static void test_unshare(struct kunit *test)
 {
 	struct cow_ctx *c = folio_of_param(test);
@@ -860,7 +869,7 @@ static pte_t change_entry(struct kunit *test, unsigned long page,
 	return fw.pte;
 }
 
-/* An entry that write faults are wanted for keeps its own; no other suffers. */
+/* A batch leaves out an entry that needs a write fault of its own. */
 static void test_entry(struct kunit *test)
 {
 	const struct entry *entry = test->param_value;
@@ -911,7 +920,7 @@ static unsigned long mm_nr_contpte(struct cow_ctx *c, int i)
 	return count;
 }
 
-/* What the TLB of arm64 can hold in one entry still is one after the reuse. */
+/* The contpte blocks of arm64 stay folded. */
 static void test_contpte(struct kunit *test)
 {
 	struct cow_ctx *c = folio_of_param(test);
@@ -928,10 +937,7 @@ static void test_contpte(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mm_nr_contpte(c, 1), c->nr);
 }
 
-/*
- * A block of arm64 that was unfolded stays so: folding it would need the TLB to be
- * flushed in between.
- */
+/* An unfolded contpte block is not folded: this would need break-before-make. */
 static void test_contpte_unfolded(struct kunit *test)
 {
 	struct cow_ctx *c = folio_of_param(test);
@@ -950,7 +956,7 @@ static void test_contpte_unfolded(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mm_nr_contpte(c, 0), folded);
 }
 
-/* The window of a write fault grows for a writer that goes on where it ended. */
+/* The window of a write fault grows for a writer that continues where it ends. */
 static void test_window(struct kunit *test)
 {
 	struct cow_ctx *c = folio_of_param(test);
@@ -960,7 +966,7 @@ static void test_window(struct kunit *test)
 
 	mm_fork(test, 0, 1);
 	mm_exit(c, 1);
-	/* The end of the folio, without a neighbour that is writable */
+	/* At the end of the folio, with no writable entry before the window */
 	last = min(c->nr, min);
 	mm_fault(test, 0, c->nr - 1, user_write);
 	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), last);
@@ -973,7 +979,7 @@ static void test_window(struct kunit *test)
 	if (c->nr > min)
 		KUNIT_EXPECT_LE(test, faults, ilog2(c->nr / min) + 1 + c->nr / 512);
 
-	/* GUP has the largest window at once. */
+	/* GUP gets the largest window at once. */
 	mm_fork(test, 0, 1);
 	mm_exit(c, 1);
 	mm_write(test, 0, 0);
@@ -981,10 +987,9 @@ static void test_window(struct kunit *test)
 }
 
 /*
- * How long a write fault takes: one that copies a page since the folio has other
- * references; one that copies, too, but has read all entries before, because
- * another MM, the creator, maps the other half; and one that reuses the page.
- * Only to be read: the times depend on too much.
+ * How long a write fault takes that copies the page without reading entries; that
+ * reads them and copies the page, as another MM maps the other half of the folio;
+ * that reuses the page. The times are printed, not checked.
  */
 static void test_cost(struct kunit *test)
 {
@@ -1018,7 +1023,7 @@ static void test_cost(struct kunit *test)
 	mm_write(test, 0, 0);
 	reuse = ktime_get_ns() - reuse;
 
-	kunit_info(test, "order %u, ns: a copy %llu, after a search in vain %llu; reuse %llu\n",
+	kunit_info(test, "order %u, ns: a copy %llu, a copy after reading entries %llu; reuse %llu\n",
 		   c->order, div64_ul(copy, half / 2), div64_ul(vain, half / 2), reuse);
 }
 

@@ -371,8 +371,8 @@ static long sum_of_file_mapped(struct pglist_data *pgdat)
 }
 
 /*
- * NR_FILE_MAPPED of the node that the pages are from, to the last page: read
- * twice, as a part of it may just be on its way from a CPU to the node.
+ * The exact NR_FILE_MAPPED of the node of the pages. Read it until it is the same
+ * twice: a CPU may be folding its part into the node concurrently.
  */
 static long nr_file_mapped(const struct pfnmap_ctx *c)
 {

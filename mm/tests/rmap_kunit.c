@@ -51,7 +51,7 @@ static int rmap_test_init(struct kunit *test)
 	int err;
 
 	KUNIT_ASSERT_NOT_NULL(test, c);
-	/* Then there is no list of partially mapped folios. */
+	/* There is no deferred split queue without huge pages. */
 	if (IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) && !has_transparent_hugepage())
 		kunit_skip(test, "no huge pages on this machine");
 	start = kunit_vm_mmap(test, NULL, 0, 3 * size, PROT_READ | PROT_WRITE,
@@ -82,7 +82,7 @@ static struct folio *new_folio(struct kunit *test, unsigned int order)
 		kunit_skip(test, "no free folio of order %u", order);
 	KUNIT_ASSERT_EQ(test, 0,
 			kunit_add_action_or_reset(test, put_folio, c->folio));
-	/* The deferred split queue wants to know whose folio it is. */
+	/* The deferred split queue is that of the folio's memcg. */
 	KUNIT_ASSERT_EQ(test, 0, mem_cgroup_charge(c->folio, c->mm, GFP_KERNEL));
 	return c->folio;
 }
@@ -105,7 +105,7 @@ static void __expect_mapcounts(struct kunit *test, const struct folio *folio,
 	const bool mapped = ptes || pmds;
 	unsigned int creator = 0;
 
-	/* But for those who count it themselves, all mappings are the creator's. */
+	/* Unless the test itself checks creator, all mappings are the creator's. */
 	if (!c->others && folio->_creator)
 		creator = (ptes + pmds) & (BIT(MAPCOUNTS_CREATOR_BITS) - 1);
 
@@ -364,7 +364,7 @@ static void test_anon_pinned(struct kunit *test)
 	expect_mapcounts(test, folio, 0, 0);
 }
 
-/* A mapping that is not there cannot be removed without a complaint. */
+/* Removing a mapping that does not exist warns. */
 static void test_unmap_unmapped(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv;
@@ -699,8 +699,8 @@ static int wrong_step(struct rmap_ctx *c, const struct account_kind *kind,
 }
 
 /*
- * The counters follow the estimate. They belong to the node: somebody else may
- * map a page meanwhile, but not each time.
+ * The counters follow the estimate. They belong to the node: another task may map
+ * a page meanwhile, but not each time.
  */
 static void test_account(struct kunit *test)
 {
@@ -738,7 +738,7 @@ static void check_queued(struct kunit *test, bool queued, int line)
 #define expect_queued(test, queued) \
 	check_queued(test, queued, __LINE__)
 
-/* Who unmaps the last of some page has the folio split, if the mapcounts can tell. */
+/* Unmapping queues a partially mapped folio if the mapcounts can tell. */
 static void test_partial(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv;
@@ -865,7 +865,7 @@ static struct rmap_ctx *other_mm(struct kunit *test)
 	return other;
 }
 
-/* Who maps an unmapped folio first is its creator. */
+/* The MM that maps an unmapped folio first becomes its creator. */
 static void test_claim(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv, *other;
@@ -888,7 +888,7 @@ static void test_claim(struct kunit *test)
 	unmap_ptes(other, 0, 1);
 	expect_creator(test, nr + 1, false);
 
-	/* No change while there is a mapping, whosever it is. */
+	/* The creator stays while any MM maps the folio. */
 	map_file(other, 0, 2);
 	unmap_ptes(c, 0, nr);
 	unmap_ptes(c, 1, 1);
@@ -940,7 +940,7 @@ static void test_no_claim(struct kunit *test)
 	c->folio = folio;
 }
 
-/* The first to map a folio has it locked, or is told. */
+/* The first mapping of an unlocked folio warns. */
 static void test_claim_unlocked(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv;
@@ -978,7 +978,7 @@ static struct rmap_ctx *map_and_fork(struct kunit *test)
 	return other;
 }
 
-/* Who adopts a folio that is not its own is told, and so is who counts wrongly. */
+/* Adoption warns if the creator has mappings, or if there are more than were found. */
 static void test_adopt_wrong(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv, *other;
@@ -1071,7 +1071,7 @@ static const struct {
 	{ UNMAP,  1, 8, 2, 0 },
 };
 
-/* Somebody has mapped these pages, and now MM @c does so as well. */
+/* fork() maps these pages in MM @c, too. */
 static void share_fork(struct kunit *test, struct rmap_ctx *c, int first, int nr)
 {
 	struct rmap_ctx *from = test->priv;
@@ -1127,7 +1127,7 @@ static int wrong_share_step(struct kunit *test, long *pages)
 	return found;
 }
 
-/* The estimate for MMs that share a folio. Somebody else may map a page meanwhile. */
+/* The estimate for MMs that share a folio. Other tasks may map pages meanwhile. */
 static void test_account_shared(struct kunit *test)
 {
 	int tries, step = 0;
@@ -1221,7 +1221,7 @@ static void check_counts(struct kunit *test, struct mm_struct *other,
 #define expect_counts(test, other, pages) \
 	check_counts(test, other, pages, __LINE__)
 
-/* What walks cannot count, because the word counts more or others. */
+/* No walk finds as many mappings as folio->_mapcounts has. */
 static void expect_no_counts(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv;
@@ -1377,7 +1377,7 @@ static void test_counts_file(struct kunit *test)
 	expect_counts(test, NULL, 5);
 	expect_kpagecount(test, 0, nr / 4, 0);
 	expect_kpagecount(test, nr / 4, 5, 1);
-	/* What the mapcounts have more, no walk finds. */
+	/* No walk finds a mapping that only the mapcounts have. */
 	atomic64_add(MAPCOUNTS_PTE, &c->folio->_mapcounts);
 	expect_no_counts(test);
 	expect_kpagecount(test, 0, nr, 1);
@@ -1396,7 +1396,7 @@ static void test_counts_file(struct kunit *test)
 	expect_counts(test, NULL, 4);
 }
 
-/* No rmap knows what drivers map. */
+/* The rmap does not find what drivers map. */
 static void test_counts_driver(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv;
@@ -1537,9 +1537,9 @@ struct flags_racer {
 };
 
 /*
- * What others change in the flags of these pages, while somebody changes whether
- * they are exclusive: where memory failure has its bit, PG_unevictable has the same
- * byte and exists everywhere, and the first two pages have flags of the folio.
+ * Change other flags of these pages while test_exclusive_race() changes
+ * PG_anon_exclusive. PG_unevictable is in the byte of PG_hwpoison and exists in all
+ * configurations. The first two pages have flags of the folio.
  */
 static int race_flags(void *data)
 {
@@ -1564,7 +1564,7 @@ static int race_flags(void *data)
 	return 0;
 }
 
-/* Neither loses what the other one does to the same flags at the same time. */
+/* Concurrent changes of other flags and of PG_anon_exclusive are not lost. */
 static void test_exclusive_race(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv;
@@ -1874,8 +1874,8 @@ static struct folio *mapped_folio(struct kunit *test, bool *by_pmd)
 }
 
 /*
- * khugepaged must not collapse what a test maps by PTEs. It takes this MM for one
- * that it has been told of already, and never looks at it.
+ * khugepaged must not collapse what a test maps by PTEs. With this flag set, the MM
+ * is not registered, and khugepaged never scans it.
  */
 static void hide_from_khugepaged(struct mm_struct *mm)
 {
@@ -2358,7 +2358,7 @@ static void test_check_wrong_delta(struct kunit *test)
 	expect_mapcounts(test, folio, 0, 0);
 }
 
-/* Somebody writes the mapcounts. The next operation tells, and the next decision. */
+/* Overwritten mapcounts are reported by the next addition, and by the next reuse. */
 static void test_check_wrong_word(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv;
@@ -2374,7 +2374,7 @@ static void test_check_wrong_word(struct kunit *test)
 	unmap_ptes(c, 0, 16);
 }
 
-/* A page that is mapped twice is nobody's own. */
+/* A folio with a page that is mapped twice must not be reused. */
 static void test_check_reuse(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv;
@@ -2451,7 +2451,7 @@ static void test_check_free(struct kunit *test)
 	expect_report(test, unmap_ptes(c, 4, 1));
 	expect_mapcounts(test, folio, 0, 0);
 	expect_report(test, free_folio(test));
-	/* It does not matter to whoever has these pages next. */
+	/* The next user of the pages is not affected. */
 	new_folio(test, 4);
 	map_file(c, 0, 16);
 	unmap_ptes(c, 0, 16);

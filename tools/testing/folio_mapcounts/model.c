@@ -219,11 +219,11 @@ struct task {
 	u8 vma;			/* holds the VMA for reading: table + 1 */
 	u8 swap;		/* reclaim, not migration */
 	u8 refs;
-	u16 word, again;	/* snapshots */
+	u16 mapcounts, again;	/* snapshots */
 };
 
 struct state {
-	u16 word;
+	u16 mapcounts;
 	u8 creator, refs;
 	u8 lock;			/* the task that has the folio locked, + 1 */
 	u8 cache;			/* in the swap cache */
@@ -255,24 +255,24 @@ static const struct scenario *scenario;
 static char error[200];		/* what is wrong with the state at hand */
 
 /* The state has the mapcounts in 16 bits, each field with one to spare. */
-static struct folio_mapcounts unpack(u16 word)
+static struct folio_mapcounts unpack(u16 mapcounts)
 {
 	return (struct folio_mapcounts){
-		(word & 0x1f) * MAPCOUNTS_PTE +
-		(word >> 5 & 0x7) * MAPCOUNTS_PMD +
-		(word >> 8 & 0x1f) * MAPCOUNTS_CREATOR
+		(mapcounts & 0x1f) * MAPCOUNTS_PTE +
+		(mapcounts >> 5 & 0x7) * MAPCOUNTS_PMD +
+		(mapcounts >> 8 & 0x1f) * MAPCOUNTS_CREATOR
 	};
 }
 
 static u16 pack(struct folio_mapcounts mc)
 {
-	const u16 word = mapcounts_ptes(mc) | mapcounts_pmds(mc) << 5 |
+	const u16 mapcounts = mapcounts_ptes(mc) | mapcounts_pmds(mc) << 5 |
 			 mapcounts_creator(mc) << 8;
 
-	if (unpack(word).val != mc.val)
+	if (unpack(mapcounts).val != mc.val)
 		snprintf(error, sizeof(error), "the mapcounts are %#llx",
 			 (unsigned long long)mc.val);
-	return word;
+	return mapcounts;
 }
 
 static void must(bool cond, const char *what)
@@ -286,7 +286,7 @@ static void must(bool cond, const char *what)
 
 enum error {
 	NO_ERROR, CLAIM_UNLOCKED, CLAIM_SWAPIN, CLAIM_ALWAYS, ADOPT_NO_ADD,
-	ADOPT_NO_SET, ADOPT_LATE, ADOPT_PMD_NO_ADD, TABLE_IS_WORD, TABLE_OLD_REFS,
+	ADOPT_NO_SET, ADOPT_LATE, ADOPT_PMD_NO_ADD, TABLE_IS_MAPCOUNTS, TABLE_OLD_REFS,
 	MM_NO_LOCK, MM_NO_AGAIN, MM_ANY, CACHE_KEPT, CACHE_COPIED, REUSE_ALL,
 	PMD_ONE_MORE, UNMAP_NO_SUB, UNMAP_PUT_FIRST, UNMAP_STALE, FORK_NO_ADD,
 	FORK_PARENT, FORK_NO_PTL, FORK_REFS_LATE, FORK_EXCLUSIVE, SPLIT_ORDER,
@@ -328,8 +328,8 @@ static const struct {
 		"ADOPT_PMD_NO_ADD",
 		"adoption of a PMD does not count it",
 	},
-	[TABLE_IS_WORD] = {
-		"TABLE_IS_WORD",
+	[TABLE_IS_MAPCOUNTS] = {
+		"TABLE_IS_MAPCOUNTS",
 		"as many references as there are entries are enough",
 	},
 	[TABLE_OLD_REFS] = {
@@ -622,17 +622,17 @@ static void put(struct state *s, unsigned int nr)
 /* As __folio_add_mapcounts(), with what it checks. */
 static struct folio_mapcounts word_add(struct state *s, u64 delta)
 {
-	struct folio_mapcounts mc = unpack(s->word);
+	struct folio_mapcounts mc = unpack(s->mapcounts);
 
 	mc.val += delta;
 	must(mapcounts_valid(mc), "the creator has more entries than there are");
-	s->word = pack(mc);
+	s->mapcounts = pack(mc);
 	return mc;
 }
 
 static void word_sub(struct state *s, u64 delta)
 {
-	const struct folio_mapcounts was = unpack(s->word), gone = { delta };
+	const struct folio_mapcounts was = unpack(s->mapcounts), gone = { delta };
 
 	must(mapcounts_ptes(was) >= mapcounts_ptes(gone) &&
 	     mapcounts_pmds(was) >= mapcounts_pmds(gone),
@@ -654,7 +654,7 @@ static u64 delta_of(const struct state *s, const struct task *k, unsigned int mm
 /* Who maps the folio claims it if it is not mapped. Returns the step after that. */
 static enum step claim_or(const struct state *s, enum step claim, enum step other)
 {
-	return !s->word || is_broken(CLAIM_ALWAYS) ? claim : other;
+	return !s->mapcounts || is_broken(CLAIM_ALWAYS) ? claim : other;
 }
 
 static void claim(struct state *s, unsigned int t, unsigned int mm)
@@ -734,15 +734,15 @@ static bool step_adopt(struct state *s, unsigned int t, struct task *k)
 
 static bool in_one_mm(const struct task *k)
 {
-	const struct folio_mapcounts before = unpack(k->word), after = unpack(k->again);
+	const struct folio_mapcounts before = unpack(k->mapcounts), after = unpack(k->again);
 
 	if (is_broken(MM_ANY))
-		return k->word == k->again && mapcounts_entries(before) == k->refs;
+		return k->mapcounts == k->again && mapcounts_entries(before) == k->refs;
 	if (is_broken(LESS_EXCLUSIVE))
-		return k->word == k->again && mapcounts_creator(before) == k->refs;
+		return k->mapcounts == k->again && mapcounts_creator(before) == k->refs;
 	if (is_broken(LESS_WORD))
 		return mapcounts_exclusive(after) && mapcounts_creator(after) == k->refs;
-	return k->word == k->again && mapcounts_exclusive(before) &&
+	return k->mapcounts == k->again && mapcounts_exclusive(before) &&
 	       mapcounts_entries(before) == k->refs;
 }
 
@@ -757,19 +757,19 @@ static bool step_one_mm(struct state *s, unsigned int t, struct task *k)
 	case W_MM_LOCK:
 		return to(k, take(&s->lock, t) ? W_MM_WORD : C_GET);
 	case W_MM_WORD:
-		k->word = s->word;
+		k->mapcounts = s->mapcounts;
 		return to(k, W_MM_REFS);
 	case W_MM_REFS:
 		k->refs = s->refs;
 		k->truth = exclusive(s, k->mm);
 		return to(k, W_MM_AGAIN);
 	case W_MM_AGAIN:
-		k->again = is_broken(MM_NO_AGAIN) ? k->word : s->word;
+		k->again = is_broken(MM_NO_AGAIN) ? k->mapcounts : s->mapcounts;
 		/* Without a PMD to split, entries of this MM only go. */
 		if (broken == NO_ERROR || is_broken(CLAIM_UNLOCKED))
-			must(mapcounts_pmds(unpack(k->word)) ||
+			must(mapcounts_pmds(unpack(k->mapcounts)) ||
 			     mapcounts_creator(unpack(k->again)) <=
-			     mapcounts_creator(unpack(k->word)),
+			     mapcounts_creator(unpack(k->mapcounts)),
 			     "the creator count rises in wp_folio_exclusive_mm()");
 		return to(k, W_MM_UNLOCK);
 	default:
@@ -777,7 +777,7 @@ static bool step_one_mm(struct state *s, unsigned int t, struct task *k)
 			drop(&s->lock, t);
 		if (!in_one_mm(k))
 			return to(k, C_GET);
-		k->word = 0;
+		k->mapcounts = 0;
 		k->again = 0;
 		k->refs = 0;
 		return to(k, W_OURS);
@@ -792,7 +792,7 @@ static bool step_write_cache(struct state *s, unsigned int t, struct task *k)
 			return to(k, C_GET);
 		return to(k, s->cache ? W_CACHE_REFS : W_REFS);
 	case W_CACHE_REFS:
-		if (s->refs != mapcounts_entries(unpack(k->word)) + NR_PAGES)
+		if (s->refs != mapcounts_entries(unpack(k->mapcounts)) + NR_PAGES)
 			return to(k, C_GET);
 		if (is_broken(CACHE_KEPT)) {
 			k->truth = true;
@@ -814,9 +814,9 @@ static bool step_write_cache(struct state *s, unsigned int t, struct task *k)
 
 static bool step_write_word(struct state *s, struct task *k)
 {
-	const struct folio_mapcounts mc = unpack(s->word);
+	const struct folio_mapcounts mc = unpack(s->mapcounts);
 
-	k->word = s->word;
+	k->mapcounts = s->mapcounts;
 	if (mapcounts_entries(mc) <= 1 ||
 	    (mapcounts_entries(mc) > NR_PAGES && !is_broken(LESS_PTES)))
 		return to(k, C_GET);
@@ -828,9 +828,9 @@ static bool step_one_table(struct state *s, struct task *k)
 {
 	const unsigned int refs = is_broken(TABLE_OLD_REFS) ? k->refs : s->refs;
 
-	k->nr = is_broken(TABLE_IS_WORD) ? mapcounts_entries(unpack(k->word)) :
+	k->nr = is_broken(TABLE_IS_MAPCOUNTS) ? mapcounts_entries(unpack(k->mapcounts)) :
 		count_table(s, k->mm, k->table);
-	k->word = 0;
+	k->mapcounts = 0;
 	k->refs = 0;
 	k->truth = exclusive(s, k->mm);
 	return to(k, k->nr == refs ? W_OURS : W_MM_CREATOR);
@@ -855,12 +855,12 @@ static bool step_write(struct state *s, unsigned int t, struct task *k)
 	case W_WORD:
 		return step_write_word(s, k);
 	case W_CREATOR:
-		if (s->creator == k->mm ? !mapcounts_exclusive(unpack(k->word)) :
-		    mapcounts_pmds(unpack(k->word)) && !is_broken(LESS_PMDS))
+		if (s->creator == k->mm ? !mapcounts_exclusive(unpack(k->mapcounts)) :
+		    mapcounts_pmds(unpack(k->mapcounts)) && !is_broken(LESS_PMDS))
 			return to(k, C_GET);
 		return to(k, W_CACHE);
 	case W_REFS:
-		if (s->refs != mapcounts_entries(unpack(k->word)) &&
+		if (s->refs != mapcounts_entries(unpack(k->mapcounts)) &&
 		    !is_broken(LESS_REFS) && !is_broken(MM_ANY))
 			return to(k, C_GET);
 		return to(k, W_TABLE);
@@ -1231,7 +1231,7 @@ static bool step_migrate(struct state *s, unsigned int t, struct task *k)
 		return to(k, M_PTL);
 	case M_MOVE:
 		/* What is new is the folio; the entries will be of that. */
-		if (!s->word && s->refs == 1 + s->cache * NR_PAGES)
+		if (!s->mapcounts && s->refs == 1 + s->cache * NR_PAGES)
 			s->creator = NOBODY;
 		return to(k, R_PTL);
 	case M_UNLOCK:
@@ -1740,7 +1740,7 @@ static void check_references(const struct state *s)
 	for (mm = 0; mm < NR_MMS; mm++)
 		refs += count_mm(s, mm) + s->gup[mm];
 	must(s->refs >= refs, "fewer references than entries");
-	must(s->refs || !s->word, "freed, though the mapcounts are not 0");
+	must(s->refs || !s->mapcounts, "freed, though the mapcounts are not 0");
 }
 
 /* A write to the page, while no other task does anything: is it not a copy? */
@@ -1789,7 +1789,7 @@ static void check_idle(const struct state *s)
 {
 	unsigned int mm, page, refs = s->cache * NR_PAGES, ptes = 0, pmds = 0;
 	unsigned int creator = 0;
-	const struct folio_mapcounts mc = unpack(s->word);
+	const struct folio_mapcounts mc = unpack(s->mapcounts);
 
 	for (mm = 0; mm < NR_MMS; mm++) {
 		const unsigned int pmd = present(s->pmd[mm]);
@@ -1885,7 +1885,7 @@ static bool remember(const struct state *s, u32 parent, u8 move)
 static void print_state(const struct state *s)
 {
 	static const char names[] = "ABC-";
-	const struct folio_mapcounts mc = unpack(s->word);
+	const struct folio_mapcounts mc = unpack(s->mapcounts);
 	unsigned int mm, page;
 
 	printf("refs %2u ptes %u pmds %u creator %u (%c) ", s->refs,
@@ -1923,7 +1923,7 @@ static void begin(const struct scenario *sc)
 {
 	struct state s = { .creator = sc->creator, .cache = sc->cache };
 	unsigned int mm, i;
-	u64 word = 0;
+	u64 mapcounts = 0;
 
 	scenario = sc;
 	memset(seen.hash, 0, sizeof(*seen.hash) << HASH_BITS);
@@ -1937,10 +1937,10 @@ static void begin(const struct scenario *sc)
 		const unsigned int pmds = present(s.pmd[mm]), ptes = count_mm(&s, mm) - pmds;
 
 		s.refs += ptes + pmds + s.gup[mm];
-		word += mapcounts_delta(ptes, pmds, mm == s.creator);
+		mapcounts += mapcounts_delta(ptes, pmds, mm == s.creator);
 		s.alive |= !empty(&s, mm) << mm;
 	}
-	s.word = pack((struct folio_mapcounts){ word });
+	s.mapcounts = pack((struct folio_mapcounts){ mapcounts });
 	for (i = 0; i < NR_TASKS; i++) {
 		s.tasks[i].mm = sc->tasks[i].may ? sc->tasks[i].mm : NOBODY;
 		s.tasks[i].left = sc->tasks[i].left;

@@ -3,22 +3,21 @@
  * folio_cow - who writes to a large anonymous folio without copying it
  *
  * After fork(), a write to a shared page copies it. Once all other processes
- * are gone, a write shall copy nothing any more: the folio belongs to the one
- * MM that still maps it, whatever the family was, and one fault shall do for
- * many pages of the folio. That must never go too far. Each test checks two
- * kinds of statements:
+ * have exited or unmapped it, the one MM that still maps it reuses it, whatever
+ * the fork tree was, and one fault makes many pages writable. Reuse must never go
+ * too far. Each test checks two kinds of statements:
  *
- *   safety	of any kernel: nobody sees what another process wrote later, no
- *		write is lost, a page that anything else references is never
- *		written in place, a pinned page never moves;
+ *   safety	of any kernel: no process sees what another one wrote later, no
+ *		write is lost, a page with other references is never written in
+ *		place, a pinned page never moves;
  *   efficiency	where the kernel tells of COW reuse in /proc/vmstat: no page was
  *		copied, and there were no more faults than windows of pages.
  *
  * A page was copied if its PFN changed. What each page has to contain is known
  * from shadow[], which fork() copies just as it ought to copy the pages. The
  * processes of a test are its actors: SELF, the test, and others that it
- * forks, which only ever run what SELF sends them and then block, so that
- * nothing moves while somebody looks:
+ * forks, which only run what SELF sends them and then block, so that nothing
+ * changes while SELF looks:
  *
  *	SELF ---- run(B, op_write, 0, r.nr) ----> B: write, answer, block
  *	  \                                       |
@@ -430,8 +429,8 @@ static bool splits_pmd(void)
 }
 
 /*
- * Map fresh memory and fill it, with folios of the size in question: this MM is
- * their creator. If PMDs could map it, but shall not, then map it in two steps.
+ * Map fresh memory and fill it with folios of the size in question. If PMDs could
+ * map it, but shall not, map it in two steps.
  */
 static long op_map(long unused_a, long unused_b)
 {
@@ -806,7 +805,7 @@ TEST_F(cow, three_generations)
 	generations(C, A);
 }
 
-/* The folio stays shared while any two are there, whoever they are. */
+/* The folio stays shared while any two MMs map it. */
 TEST_F(cow, three_generations_two_live)
 {
 	spawn(SELF, A);
@@ -839,7 +838,7 @@ TEST_F(cow, zygote_one_survives)
 }
 
 /* A new MM is likely to have the address of the one that has just gone. */
-TEST_F(cow, creator_reborn)
+TEST_F(cow, mm_reborn)
 {
 	spawn(SELF, A);
 	if (run(A, op_map, 0, 0))
@@ -889,7 +888,7 @@ TEST_F(cow, partial_overlap)
 	overlap(B, SELF);
 }
 
-TEST_F(cow, partial_overlap_creator_exits)
+TEST_F(cow, partial_overlap_parent_exits)
 {
 	spawn(SELF, A);
 	if (run(A, op_map, 0, 0))
@@ -1075,7 +1074,7 @@ static void same_mm(int flags)
 		EXPECT_EQ(w->moved, 0);
 	expect_right(SELF);
 
-	/* And while somebody else maps it: copied for both, unseen by B. */
+	/* While B maps it, both copy, and B does not see what they write. */
 	spawn(SELF, B);
 	range[1] = r.nr;
 	pid = clone_vm(clone_write, range, flags);
@@ -1171,7 +1170,7 @@ static void kept_part(int advice, size_t first, size_t nr)
 {
 	ASSERT_EQ(madvise(at[first], nr * psize(), advice), 0);
 
-	/* The child maps less than the folio; then nobody else does. */
+	/* The child maps less than the folio; then no other MM does. */
 	fork_and_exit();
 	expect_reused(SELF, 8);		/* windows end at the borders of VMAs */
 
@@ -1361,8 +1360,8 @@ TEST_F(cow, mremap_middle)
 }
 
 /*
- * Only the creator knows of mappings outside of one page table, a survivor may
- * have to copy. But what it copies first, it need not copy last.
+ * A survivor may have to copy pages of a folio that two page tables map, until one
+ * of them has all remaining mappings.
  */
 TEST_F(cow, mremap_middle_survivor)
 {
@@ -2023,7 +2022,7 @@ TEST_F(cow, fork_exit_swap)
 	expect_right(SELF);
 }
 
-/* What nobody needs any more can be thrown away, but not if it was written. */
+/* MADV_FREE discards pages, but not those that were written since. */
 TEST_F(cow, fork_exit_madv_free)
 {
 	if (!have_swap())
@@ -2968,7 +2967,7 @@ TEST_F(special, uffd_minor)
 
 /*
  * A driver's pages, in a VM_MIXEDMAP area and of a compound page: the entries
- * of an io_uring. Nobody is their creator, nobody reuses them.
+ * of an io_uring. They are never reused.
  */
 TEST_F(special, mixedmap_compound)
 {
@@ -3178,7 +3177,7 @@ static void park_khugepaged(unsigned long scans)
 		usleep(20000);
 }
 
-/* Only memory that asks for it gets large folios, so nobody else's change. */
+/* Only memory that asks for it gets large folios, so other processes' do not change. */
 static void set_thp(void)
 {
 	unsigned long scans = thp_read_num("khugepaged/full_scans");

@@ -280,7 +280,7 @@ static __u64 stamp(char who, unsigned long page, __u64 place)
 	return (__u64)who << 56 | (__u64)page << 24 | place;
 }
 
-/* The word that a writer changes: another one in each page. */
+/* The u64 that a writer changes: at another offset in each page. */
 static unsigned long mark_place(unsigned long page)
 {
 	return page % (psize() / sizeof(__u64));
@@ -624,7 +624,7 @@ static void read_pagemap(char who, __u64 *entries)
 	close(fd);
 }
 
-/* How many of the pages are mapped by a PMD: only PAGEMAP_SCAN tells. */
+/* The number of PMD-mapped pages. Only PAGEMAP_SCAN returns it. */
 static unsigned long pmd_mapped_pages(char who)
 {
 	struct page_region region;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* For those who count their page faults. */
+/* Keep rseq out of a count of page faults. */
 #ifndef FOLIO_COW_RSEQ_H
 #define FOLIO_COW_RSEQ_H
 
@@ -8,13 +8,10 @@
 #endif
 
 /*
- * When a thread comes to another processor, the kernel writes that to the rseq
- * area that the C library has registered. This counts as a fault of the thread
- * where fork() has left the area shared, at any time after the fork. A write of
- * our own takes that fault beforehand, and there is none until the next fork.
- * rseq_cs is the field that user space may write; no critical section is what it
- * says already. (To unregister the area takes the length it was registered with,
- * which the library keeps to itself.)
+ * When a thread moves to another CPU, the kernel writes to the rseq area that the C
+ * library has registered. After fork(), this takes a fault that counts as one of the
+ * thread. Take it now, by a write that changes nothing: rseq_cs is 0 outside of
+ * critical sections.
  */
 static inline void touch_rseq(void)
 {

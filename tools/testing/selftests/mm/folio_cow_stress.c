@@ -1284,7 +1284,7 @@ static void start_splice(struct splice *s)
 	iov.iov_base = page_addr(s->first);
 	iov.iov_len = (size_t)s->nr * psize();
 	if (s->nr && vmsplice(s->fd[1], &iov, 1, SPLICE_F_NONBLOCK) == (ssize_t)iov.iov_len) {
-		/* What is left is the pipe's reference, and whoever else maps it. */
+		/* Only the pipe, and other processes, may now refer to the pages. */
 		if (rnd(2))
 			drop_pages(s->first, s->nr);
 		unlock(s->first, s->nr);
@@ -1433,8 +1433,8 @@ static bool op_clean(void)
 /* Processes: their slots */
 
 /*
- * The child makes its reservation a life, and dies if it is gone: whoever reaps
- * the parent frees what the parent had reserved and not yet used.
+ * The child turns its reservation into a life. It dies if the reservation is gone:
+ * reaping the parent frees what the parent had reserved and not yet used.
  */
 static struct slot *reserve_slot(uint32_t parent, uint32_t *uid)
 {
@@ -1640,8 +1640,8 @@ static void open_files(void)
  *	note peeked; who peeks?		peeks = parent		peeked as noted?
  *	fork()				peeked++, pin
  *
- * Whoever peeks when the parent looks is seen. Whoever comes later, but early
- * enough for fork() to see the pin, has raised the count before the child looks.
+ * The parent sees a process that peeks already. A process that peeks later, but
+ * early enough for fork() to see the pin, raises the count before the child looks.
  */
 static bool pins_at_fork(const struct slot *slot)
 {
@@ -2209,7 +2209,7 @@ static void wait_processes(unsigned int ms)
 	}
 }
 
-/* Returns false if somebody is left. */
+/* Returns false if a process is left. */
 static bool kill_processes(unsigned int ms)
 {
 	uint32_t start = now_ms();
@@ -2337,8 +2337,8 @@ static void judge_statistics(long long ours, bool back, bool noise)
 }
 
 /*
- * Those of the whole machine, and those of our cgroup. Where there is such a
- * thing, it decides: the others may be off because somebody else is busy.
+ * Statistics of the machine, and of our cgroup if there are cgroups. Then only those
+ * of the cgroup count, as other processes change those of the machine.
  */
 static void test_statistics(void)
 {

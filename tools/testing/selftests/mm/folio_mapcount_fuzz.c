@@ -820,7 +820,7 @@ static void __noreturn worker_run(void)
 	}
 }
 
-/* Whoever has not been forked begins with one area in all of the arena. */
+/* A worker that is not forked begins with one area in all of the arena. */
 static void __noreturn worker_main(char **argv)
 {
 	self = atoi(argv[2]);

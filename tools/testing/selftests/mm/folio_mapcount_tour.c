@@ -15,15 +15,13 @@
  *	  (map memory)			| compare truth, and how closely the two
  *	  /proc, kpagecount, vmstat ----+	  have to agree
  *
- * A, B and C only ever do what they are told and then block, so nothing moves
- * while the tour looks. It fails if any figure disagrees with the truth.
+ * A, B and C execute commands and then block, so nothing changes while the tour
+ * looks. It fails if any figure disagrees with the truth.
  *
- * How strict a comparison is, is a property of the interface and stands in its
- * entry of figures[]: EXACT, or BETWEEN the bounds that the documentation of
- * an estimate promises. Older kernels could be configured to only estimate, so
- * each entry has a second rule for them. A third is for kernels that count the
- * mappings of a large folio in one word: these estimate as well, but what they
- * estimate, and what they must know, can be computed.
+ * figures[] says how closely each interface has to agree: EXACT, or BETWEEN the
+ * bounds that the documentation of an estimate promises. There are three rules for
+ * each: for a mapcount in each page, for CONFIG_NO_PAGE_MAPCOUNT, and for
+ * folio->_mapcounts. The last two estimate; the estimate of the last can be computed.
  */
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
@@ -473,7 +471,7 @@ static struct tour {
 	int kpageflags;
 	__u64 zero_pfn;
 	bool averages;		/* one count for all pages of a folio */
-	bool word;		/* one word for each large folio */
+	bool packed;		/* one packed mapcount for each large folio */
 	bool has_numa_maps;
 	bool has_refresh;
 	bool quiet;
@@ -636,8 +634,8 @@ static int worker_move(char *addr, size_t len)
 }
 
 /*
- * All workers are children of the tour, whoever forks them: so it can wait for
- * each, and the death of B does not signal C.
+ * All workers are children of the tour, even if another worker forks them: so the
+ * tour can wait for each, and the death of B does not signal C.
  */
 static pid_t worker_clone(void)
 {
@@ -1241,7 +1239,7 @@ static unsigned int estimate_for(const struct folio *folio, unsigned int creator
 }
 
 /*
- * What a kernel with one word for each large folio takes for its mapped pages. A
+ * What a kernel with folio->_mapcounts takes for the mapped pages of a folio. A
  * creates all anonymous ones. When it does not map the folio any more, any other
  * process or none can be known as the creator.
  */
@@ -1264,7 +1262,7 @@ static bool surely_alone(const struct snapshot *s, const struct page *page)
 {
 	const struct folio *folio = &s->folios[page->folio];
 
-	return tour.word && (folio->one_table || folio->ptes + folio->pmds == 1);
+	return tour.packed && (folio->one_table || folio->ptes + folio->pmds == 1);
 }
 
 /*
@@ -1296,7 +1294,7 @@ static void count_pss(struct snapshot *s)
 		vma = &s->vmas[m->vma];
 		vma->pss += one / page_count(page);
 		vma->pss_known += pss_overflows(s, page) ? 0 : one / page_count(page);
-		if (!tour.word) {
+		if (!tour.packed) {
 			vma->pss_lo += one / average_hi(s, page);
 			vma->pss_hi += one / average_lo(s, page);
 			continue;
@@ -1387,7 +1385,7 @@ struct figure {
 	const char *unit;
 	enum rule rule;
 	enum rule rule_average;	/* if tour.averages */
-	enum rule rule_word;	/* with one word for each large folio */
+	enum rule rule_packed;	/* with the packed mapcount */
 	bool global;		/* other processes may change it */
 	int arg;
 	void (*read)(struct snapshot *s, const struct figure *f,
@@ -1635,7 +1633,7 @@ static void read_pss(struct snapshot *s, const struct figure *f,
 		v.lo += pss_kib(s->vmas[i].pss_lo);
 		v.hi += pss_kib(s->vmas[i].pss_hi);
 	}
-	if (tour.word) {
+	if (tour.packed) {
 		v.exact = pss_sum_kib(s);
 		v.known = v.exact;
 	}
@@ -1649,7 +1647,7 @@ static void read_pss(struct snapshot *s, const struct figure *f,
 static void read_uss(struct snapshot *s, const struct figure *f,
 		     struct reading *r, int spoil)
 {
-	const bool bounded = !tour.averages && (tour.word || sizeof(long) == 8);
+	const bool bounded = !tour.averages && (tour.packed || sizeof(long) == 8);
 	struct scalar v = {
 		.kernel = s->kib[SUM_PSS],
 		.lo = bounded ? s->kib[SUM_PRIVATE] : 0,
@@ -1679,7 +1677,7 @@ static void read_mapmax(struct snapshot *s, const struct figure *f,
 		v.lo = MAX(v.lo, average_lo(s, page));
 		v.hi = MAX(v.hi, average_hi(s, page));
 	}
-	if (tour.word) {
+	if (tour.packed) {
 		v.exact = v.hi;
 		v.known = v.hi;
 	}
@@ -1711,7 +1709,7 @@ static void read_global(struct snapshot *s, const struct figure *f,
 		if (tour.scene->kind == KIND_HUGETLB ||
 		    f->arg != (folio->anon ? VM_ANON : VM_FILE))
 			continue;
-		if (tour.word) {
+		if (tour.packed) {
 			v.lo += (long long)folio_estimate_lo(folio) - folio->pages;
 			v.hi += (long long)folio_estimate_hi(folio) - folio->pages;
 		} else {
@@ -1738,7 +1736,7 @@ static const struct figure figures[] = {
 		.read = read_kpageflags,
 	}, {
 		.name = "exclusive", .label = "pagemap, bit 56 exclusive", .unit = "entries",
-		.rule = EXACT, .rule_average = BETWEEN, .rule_word = BETWEEN,
+		.rule = EXACT, .rule_average = BETWEEN, .rule_packed = BETWEEN,
 		.read = read_exclusive, .known = by_first_page,
 	}, {
 		.name = "rss", .label = "smaps Rss", .unit = "KiB",
@@ -1746,19 +1744,19 @@ static const struct figure figures[] = {
 		.read = read_smaps_sum, .arg = SUM_RSS,
 	}, {
 		.name = "pss", .label = "smaps Pss", .unit = "KiB",
-		.rule = EXACT, .rule_average = BETWEEN, .rule_word = BETWEEN,
+		.rule = EXACT, .rule_average = BETWEEN, .rule_packed = BETWEEN,
 		.read = read_pss, .arg = SUM_PSS, .known = pss_overflow,
 	}, {
 		.name = "uss", .label = "smaps Private <= Pss <= Rss", .unit = "KiB",
-		.rule = EXACT, .rule_average = EXACT, .rule_word = EXACT,
+		.rule = EXACT, .rule_average = EXACT, .rule_packed = EXACT,
 		.read = read_uss,
 	}, {
 		.name = "private", .label = "smaps Private", .unit = "KiB",
-		.rule = EXACT, .rule_average = BETWEEN, .rule_word = BETWEEN,
+		.rule = EXACT, .rule_average = BETWEEN, .rule_packed = BETWEEN,
 		.read = read_smaps_sum, .arg = SUM_PRIVATE,
 	}, {
 		.name = "shared", .label = "smaps Shared", .unit = "KiB",
-		.rule = EXACT, .rule_average = BETWEEN, .rule_word = BETWEEN,
+		.rule = EXACT, .rule_average = BETWEEN, .rule_packed = BETWEEN,
 		.read = read_smaps_sum, .arg = SUM_SHARED,
 	}, {
 		.name = "pmd", .label = "smaps *HugePages, *PmdMapped", .unit = "KiB",
@@ -1778,11 +1776,11 @@ static const struct figure figures[] = {
 		.read = read_mapmax, .known = by_first_page,
 	}, {
 		.name = "anon", .label = "vmstat nr_anon_pages", .unit = "pages",
-		.rule = EXACT, .rule_average = BETWEEN, .rule_word = BETWEEN,
+		.rule = EXACT, .rule_average = BETWEEN, .rule_packed = BETWEEN,
 		.read = read_global, .arg = VM_ANON, .global = true,
 	}, {
 		.name = "mapped", .label = "vmstat nr_mapped", .unit = "pages",
-		.rule = EXACT, .rule_average = BETWEEN, .rule_word = BETWEEN,
+		.rule = EXACT, .rule_average = BETWEEN, .rule_packed = BETWEEN,
 		.read = read_global, .arg = VM_FILE, .global = true,
 	}, {
 		.name = "anon-thp", .label = "vmstat nr_anon_trans.._hugepages", .unit = "folios",
@@ -1804,7 +1802,7 @@ static struct result results[ARRAY_SIZE(figures)];
 static enum verdict judge(const struct figure *f, const struct reading *r)
 {
 	enum rule rule = tour.averages ? f->rule_average :
-			 tour.word ? f->rule_word : f->rule;
+			 tour.packed ? f->rule_packed : f->rule;
 
 	if (!r->not_exact)
 		return V_OK;
@@ -2398,8 +2396,8 @@ static void setup_averages(void)
 	pclose(config);
 }
 
-/* The events came with the word. */
-static void setup_word(void)
+/* Takes a kernel with this event for one with folio->_mapcounts. */
+static void setup_packed(void)
 {
 	FILE *vmstat = fopen("/proc/vmstat", "r");
 	char line[256];
@@ -2407,8 +2405,8 @@ static void setup_word(void)
 	if (!vmstat)
 		return;
 	while (fgets(line, sizeof(line), vmstat))
-		if (!strncmp(line, "thp_cow_reuse ", strlen("thp_cow_reuse ")))
-			tour.word = true;
+		if (!strncmp(line, "thp_cow_adopt ", strlen("thp_cow_adopt ")))
+			tour.packed = true;
 	fclose(vmstat);
 }
 
@@ -2424,7 +2422,7 @@ static void setup_kernel(void)
 	tour.has_numa_maps = !access("/proc/self/numa_maps", R_OK);
 	tour.colour = isatty(STDOUT_FILENO);
 	setup_averages();
-	setup_word();
+	setup_packed();
 }
 
 static void usage(void)
@@ -2517,7 +2515,7 @@ static void print_intro(void)
 		       uts.machine);
 	ksft_print_msg("Mappings of each page: %s\n", tour.averages ?
 		       "averages, compared with bounds" :
-		       tour.word ? "what one word for each large folio tells" :
+		       tour.packed ? "what the packed mapcount tells" :
 		       "exact");
 	ksft_print_msg("Processes A, B and C map memory. All figures are sums over the three.\n");
 	if (!tour.has_refresh)

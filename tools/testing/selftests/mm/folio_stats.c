@@ -81,7 +81,7 @@
 enum kernel {
 	KERNEL_PAGES,		/* a count in each page */
 	KERNEL_AVERAGES,	/* one for the folio */
-	KERNEL_WORD,		/* the word, and the folio's creator */
+	KERNEL_PACKED,		/* folio->_mapcounts and the creator */
 	NR_KERNELS,
 };
 
@@ -91,7 +91,7 @@ static const struct {
 } kernels[] = {
 	[KERNEL_PAGES]	  = { "pages", "one in each page" },
 	[KERNEL_AVERAGES] = { "averages", "one in each folio" },
-	[KERNEL_WORD]	  = { "word", "one word in each folio" },
+	[KERNEL_PACKED]	  = { "packed", "one packed mapcount in each folio" },
 };
 
 enum rule {
@@ -592,8 +592,8 @@ static int worker_do(const struct command *cmd)
 }
 
 /*
- * All workers are children of the master, whoever forks them: so it can wait for
- * each, and the death of A does not signal B.
+ * All workers are children of the master, even if another worker forks them: so the
+ * master can wait for each, and the death of A does not signal B.
  */
 static pid_t worker_clone(void)
 {
@@ -1083,8 +1083,8 @@ static void add_true(enum figure i, long long least, long long value, long long 
 }
 
 /*
- * What the word tells: all pages, if a PMD maps them; or as many as there are PTEs;
- * or, of an anonymous folio, as the creator or the others have, whoever has more.
+ * See mapcounts_nr_mapped(): all pages if a PMD maps the folio, else the number of
+ * PTEs; for an anonymous folio, the PTEs of the creator or of all other MMs, if more.
  */
 static unsigned int estimate(const struct folio *folio)
 {
@@ -1477,7 +1477,7 @@ static const char *play_once(void)
 	clean_up();
 	if (!why)
 		judge();
-	/* The last reference to a folio, which dequeues it, may be somebody else's. */
+	/* Another process may drop the last reference, which dequeues the folio. */
 	do {
 		if (tries)
 			usleep(TRY_US);
@@ -1767,7 +1767,7 @@ static enum kernel find_kernel(void)
 	static const char read_config[] =
 		"{ zcat /proc/config.gz || cat /boot/config-$(uname -r); } 2>/dev/null";
 	FILE *config = popen(read_config, "r");
-	enum kernel kernel = KERNEL_WORD;
+	enum kernel kernel = KERNEL_PACKED;
 	char line[256];
 
 	while (config && fgets(line, sizeof(line), config)) {
@@ -1801,7 +1801,7 @@ static void usage(void)
 	       "Map memory in many ways and show what the statistics say, beside the truth.\n"
 	       "With a COMMAND, run it and see if they come back to where they were.\n"
 	       "  -d DIR     where to put files; can be repeated (default: /tmp)\n"
-	       "  -k KERNEL  expect what such a kernel promises: pages, averages, word\n"
+	       "  -k KERNEL  expect what such a kernel promises: pages, averages, packed\n"
 	       "             (default: as its configuration says)\n"
 	       "  -q         print only what is wrong\n"
 	       "  -r         print lines for scripts as well\n"

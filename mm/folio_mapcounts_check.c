@@ -23,7 +23,7 @@
  * while its folio is split.
  */
 struct shadow {
-	int ptes;	/* PTEs that map this page; for hugetlb, see the first */
+	int ptes;	/* PTEs that map this page; hugetlb: mappings, in page 0 */
 	int sum;	/* see below */
 };
 
@@ -46,9 +46,9 @@ struct op {
 };
 
 /*
- * A folio's mapcounts and their shadow are changed in one step under the lock of its
- * bucket, and are equal when nobody has that lock. Each bucket remembers the
- * last operations on its folios.
+ * The lock of a folio's bucket covers each change of its mapcounts and their shadow:
+ * they agree while no CPU holds it. Each bucket remembers the last operations on its
+ * folios.
  */
 #define BUCKET_BITS	7
 #define NR_OPS		16
@@ -169,8 +169,8 @@ static void print_ops(const struct folio *folio)
 }
 
 /*
- * One error can show again and again, at each later operation on its folio: the
- * first reports matter. A test that wants to see them only has them counted.
+ * Each later operation on the folio can report the same error: limit the rate, as
+ * the first reports matter. KUnit only counts the reports that a test expects.
  */
 static void report(const struct folio *folio, const struct finding *f)
 {
@@ -218,7 +218,7 @@ static void add_to_parts(const struct page *page, int pmds, struct finding *f)
 	}
 }
 
-/* The fields, as they borrow from each other; but creator. */
+/* Compare ptes and pmds as one value: ptes can borrow from pmds. Ignore creator. */
 static void compare(const struct folio *folio, struct finding *f)
 {
 	const u64 shadow = mapcounts_delta(f->ptes, f->pmds, false);
@@ -241,11 +241,11 @@ static void add_to_folio(struct folio *folio, int ptes, int pmds,
  * @folio:	The large folio
  * @delta:	What to add to the mapcounts
  * @page:	The first page that is mapped or unmapped
- * @ptes:	How many more PTEs map a page, each the next; negative: fewer
- * @pmds:	How many more PMDs map a part, each the next; negative: fewer
- * @caller:	Who called the rmap function, for reports
+ * @ptes:	PTEs added, one for each page from @page on; negative: removed
+ * @pmds:	PMDs added, one for each part from @page on; negative: removed
+ * @caller:	Address from which the rmap function was called, for reports
  *
- * Takes as long as @ptes are, and not as the folio is large.
+ * The time grows with @ptes, not with the size of the folio.
  *
  * Return: what the mapcounts are now.
  */
@@ -282,7 +282,7 @@ static int pmds_of(const struct folio *folio, const struct page *page)
 	return shadow_of(folio_page(folio, part + PART_PMDS))->sum;
 }
 
-/* How many PTEs map the pages; each page must have @least to @most mappings. */
+/* Return how many PTEs map the pages. Each page must have @least to @most mappings. */
 static int check_pages(const struct folio *folio, const struct page *page,
 		       int nr_pages, int least, int most, struct finding *f)
 {
@@ -311,7 +311,7 @@ static int check_pages(const struct folio *folio, const struct page *page,
  * @folio:	The large folio
  * @most:	How many mappings a page may have
  *
- * And the PTEs of all pages must be as many as the mapcounts say.
+ * The mapcounts must be the sums of PTEs and PMDs.
  */
 void __folio_mapcounts_check(struct folio *folio, int most)
 {

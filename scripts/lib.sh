@@ -18,7 +18,7 @@ jobs=${JOBS:-$(nproc)}
 # override the ARCH= that a script gives to the kernel's make.
 unset MAKEFLAGS MFLAGS MAKEOVERRIDES MAKELEVEL
 
-# What one clone compiled serves another one, in any folder.
+# All clones share one ccache, in whichever folder they are.
 export CCACHE_BASEDIR=$top CCACHE_NOHASHDIR=1
 
 # Progress, on stderr so that a script's output stays clean.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# Sourced inside a guest by those who want a redis.
+# Sourced by the scripts that run redis inside a guest.
 # shellcheck shell=bash
 
 socket=/tmp/redis.sock

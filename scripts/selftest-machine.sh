@@ -109,7 +109,7 @@ test_does_not_wait_for_another_apt_for_ever() {
 	grep -q 'still has the lock after [23] s' "$work/err"
 }
 
-# Every other script is one that only says that it was called.
+# Replace every other script by one that only prints that it was called.
 test_packages_come_before_the_first_step() {
 	local script other
 	for script in tour boot shell kselftest kunit stats cow stress fuzz soak redis bench cross check; do

@@ -60,7 +60,7 @@ static_assert(MAPCOUNTS_CREATOR_OFFSET + MAPCOUNTS_CREATOR_BITS == 64,
 #define MAPCOUNTS_PMD			BIT_ULL(MAPCOUNTS_PMDS_OFFSET)
 #define MAPCOUNTS_CREATOR		BIT_ULL(MAPCOUNTS_CREATOR_OFFSET)
 
-/* Where mapping is refused, see folio_can_add_rmap(). */
+/* The most page mappings of a large folio, see folio_can_add_rmap(). */
 #define MAPCOUNTS_PAGES_MAX		BIT(30)
 
 /* What to add to folio->_mapcounts; negative numbers unmap. */
@@ -92,7 +92,7 @@ static __always_inline bool mapcounts_mapped(struct folio_mapcounts mc)
 	return mc.val;
 }
 
-/* As many references belong to mappings. */
+/* The number of entries that map the folio. Each has one reference. */
 static __always_inline unsigned int mapcounts_entries(struct folio_mapcounts mc)
 {
 	return mapcounts_ptes(mc) + mapcounts_pmds(mc);
@@ -116,8 +116,8 @@ static __always_inline unsigned long mapcounts_bound_pages(struct folio_mapcount
 }
 
 /*
- * The creator MM has all mappings: creator only wraps to less than the entries that it
- * counts. Always false from 2^MAPCOUNTS_CREATOR_BITS entries on.
+ * True only if all entries are the creator's: a count that wraps is less than them.
+ * Always false from 2^MAPCOUNTS_CREATOR_BITS entries on.
  */
 static __always_inline bool mapcounts_exclusive(struct folio_mapcounts mc)
 {
@@ -130,10 +130,10 @@ static __always_inline bool mapcounts_valid(struct folio_mapcounts mc)
 }
 
 /*
- * Estimate of the distinct pages that are mapped. File folios, and those with PMDs: all
- * page mappings, never too low. Anonymous folios with PTEs alone, where fork() gives the
- * child what the parent maps, and no MM maps a page twice: the PTEs of the creator or
- * those of all other MMs, whichever are more, never less than half of the pages.
+ * Estimate of the distinct pages that are mapped. File folios and folios with PMDs: the
+ * number of page mappings, never too low. Anonymous folios with PTEs only: the PTEs of
+ * the creator or of all other MMs, whichever are more, as fork() gives the child what
+ * the parent maps. This is at least half of the distinct pages.
  */
 static __always_inline unsigned long
 mapcounts_nr_mapped(struct folio_mapcounts mc, unsigned long nr_pages, bool anon)
@@ -153,8 +153,8 @@ mapcounts_nr_pmdmapped(struct folio_mapcounts mc, unsigned long nr_pages)
 }
 
 /*
- * The part of the estimate that falls to mappings of @size, in any unit, if it is
- * divided evenly among all page mappings. @size * nr_pages must be less than 2^64.
+ * The share of mappings of @size, in any unit, if the estimate is divided evenly among
+ * all page mappings. @size * nr_pages must be less than 2^64.
  */
 static __always_inline u64
 mapcounts_share(struct folio_mapcounts mc, unsigned long nr_pages, bool anon,

@@ -42,8 +42,8 @@ void __folio_mapcounts_check_free(struct page *page, unsigned int order);
  * @folio:	The large folio
  * @delta:	What to add to the mapcounts
  * @page:	The first page that is mapped or unmapped
- * @ptes:	How many more PTEs map a page, each the next; negative: fewer
- * @pmds:	How many more PMDs map a part, each the next; negative: fewer
+ * @ptes:	PTEs added, one for each page from @page on; negative: removed
+ * @pmds:	PMDs added, one for each part from @page on; negative: removed
  *
  * Return: what the mapcounts are now.
  */
@@ -59,10 +59,10 @@ folio_mapcounts_check_add(struct folio *folio, u64 delta,
 
 /**
  * folio_mapcounts_check_set - set the mapcounts of a new large folio, checked
- * @folio:	The large folio, not yet visible to others
+ * @folio:	The large folio, which no other task can find yet
  * @val:	What to set the mapcounts to
- * @ptes:	How many PTEs map a page, from the first page on
- * @pmds:	How many PMDs map a part, from the first part on
+ * @ptes:	PTEs, one for each page from the first on
+ * @pmds:	PMDs, one for each part from the first on
  */
 static __always_inline void
 folio_mapcounts_check_set(struct folio *folio, u64 val, int ptes, int pmds)
@@ -75,7 +75,7 @@ folio_mapcounts_check_set(struct folio *folio, u64 val, int ptes, int pmds)
 
 /**
  * folio_mapcounts_check_reuse - no page of a folio may be mapped twice
- * @folio:	The folio, all of which one MM takes for its own
+ * @folio:	The folio that a write fault reuses or adopts
  *
  * Context: The caller holds the PTL of the page table with all mappings.
  */
@@ -114,7 +114,7 @@ folio_mapcounts_check_exclusive(struct folio *folio, const struct page *page,
 }
 
 /**
- * folio_mapcounts_check_free - nothing may map what is freed
+ * folio_mapcounts_check_free - no page that is freed may be mapped
  * @page:	The first page
  * @order:	How many: 2^@order pages, a folio or not
  *

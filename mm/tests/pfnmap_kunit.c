@@ -20,8 +20,7 @@
 
 #include "../internal.h"
 
-/* How many pages: set_ptes() of um sets no more than two entries right. */
-#define NR		(IS_ENABLED(CONFIG_UML) ? 2 : 4)
+#define NR		4		/* pages */
 #define ORDER		ilog2(NR)
 #define SIZE		(NR * PAGE_SIZE)
 
@@ -569,7 +568,7 @@ static void expect_creator(struct kunit *test)
 	EXPECT(test, folio_maybe_mapped_shared(folio), c->ins->normal && !claimed);
 }
 
-/* Only in a VM_IO or VM_PFNMAP VMA may one ask for the PFN. */
+/* follow_pfnmap_start() works in VM_IO and VM_PFNMAP VMAs only. */
 static void expect_pfn(struct kunit *test, int i, unsigned long pfn, bool special)
 {
 	const struct pfnmap_ctx *c = test->priv;
@@ -601,7 +600,7 @@ static void insert_body(struct kunit *test)
 	expect_creator(test);
 	expect_pfn(test, 1, page_to_pfn(c->pages[1]), true);
 
-	/* mlock() says yes and does nothing. */
+	/* VM_LOCKED is not set in VMAs with one of the VM_SPECIAL flags. */
 	mmap_read_lock(c->mm);
 	EXPECT(test, vma_supports_mlock(vma_lookup(c->mm, c->addr)),
 	       !(c->ins->flags & SPECIAL));
@@ -630,7 +629,7 @@ static struct mm_struct *fork_mm(struct kunit *test)
 	return child;
 }
 
-/* Where the VMA has one of the flags, entries are copied; else they are not. */
+/* fork() copies entries if the VMA has one of the flags. */
 static void fork_body(struct kunit *test)
 {
 	struct pfnmap_ctx *c = test->priv;
@@ -728,7 +727,7 @@ static void test_write(struct kunit *test)
 	each_mapping(test, write_body);
 }
 
-/* No page of a driver is reused, though nobody else refers to it any more. */
+/* A write fault copies a driver's page even if it has the last reference. */
 static void test_never_reused(struct kunit *test)
 {
 	const struct insertion *ins = test->param_value;
@@ -761,7 +760,7 @@ static void test_never_reused(struct kunit *test)
 	}
 }
 
-/* Which page can be pinned at @i, if any? On return it no longer is. */
+/* Pin the page at @i, if GUP allows it, return it in @page, and unpin it. */
 static int pin(const struct pfnmap_ctx *c, int i, unsigned int flags, struct page **page)
 {
 	struct page *pinned = NULL;
@@ -792,10 +791,6 @@ static void gup_body(struct kunit *test)
 		put_page(page);
 	}
 
-	/* follow_pfn_pte() makes it young by set_pte_at(), at which powerpc warns. */
-	if (IS_ENABLED(CONFIG_PPC) && !c->ins->normal && !refused)
-		return;
-
 	EXPECT(test, pin(c, 0, 0, &page), c->ins->normal ? 1 : error);
 	if (c->ins->normal)
 		EXPECT_PTR(test, page, c->pages[0]);
@@ -808,13 +803,13 @@ static void gup_body(struct kunit *test)
 		return;
 	}
 
-	/* To be pinned for long, a page has to be a copy already. */
+	/* FOLL_LONGTERM replaces the page by an anonymous copy. */
 	EXPECT(test, pin(c, 0, FOLL_LONGTERM, &page), c->ins->normal ? 1 : error);
 	if (c->ins->normal) {
 		expect_copy(test, 0);
 		EXPECT_PTR(test, page, entry_of(c, 0).page);
 	}
-	/* And to be written: that even a special entry can have. */
+	/* FOLL_WRITE copies, too, even from a special entry. */
 	EXPECT(test, pin(c, 1, FOLL_WRITE, &page), refused ? -EFAULT : 1);
 	if (refused) {
 		expect_entry(test, c->mm, 1, false);
@@ -845,7 +840,7 @@ static const struct advice {
 	{ MADV_GUARD_REMOVE,	SPECIAL },
 };
 
-/* MADV_DONTNEED drops what a page fault may not bring back, but for VM_PFNMAP. */
+/* Except with VM_PFNMAP, MADV_DONTNEED drops entries, even without ->fault(). */
 static void madvise_body(struct kunit *test)
 {
 	struct pfnmap_ctx *c = test->priv;
@@ -978,7 +973,7 @@ static void test_refused(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0, vm_munmap(c->addr, SIZE));
 }
 
-/* There is an end to how often the pages of a folio can be inserted. */
+/* At the bound of mappings, vm_insert_page() fails. */
 static void test_ptes_bound(struct kunit *test)
 {
 	static const struct insertion nothing = { .set = VM_MIXEDMAP };
@@ -1039,7 +1034,7 @@ static void test_remap_offset(struct kunit *test)
 	open_driver(test, &whole);
 	map_all(test, SIZE);
 	KUNIT_EXPECT_EQ(test, pgoff_of(c), pfn);
-	/* By file offset these pages are found no more, but by PFN. */
+	/* unmap_mapping_pages() finds these entries by PFN, not by file offset. */
 	unmap_mapping_pages(c->file->f_mapping, 0, NR, true);
 	expect_entries(test, c->mm, false);
 	unmap_mapping_pages(c->file->f_mapping, pfn + 1, 1, true);
@@ -1169,25 +1164,20 @@ static void test_pfn_pmd(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, !!pmd_special(pmd), HAS_PMD_SPECIAL);
 	KUNIT_EXPECT_NULL(test, normal_page_pmd(c));
 	expect_pmd_counts(test, 0);
-	/* Fast GUP knows no VMA. */
+	/* Without a special bit, fast GUP would pin the PFN. */
 	if (HAS_PMD_SPECIAL || !IS_ENABLED(CONFIG_HAVE_GUP_FAST))
 		KUNIT_EXPECT_EQ(test, -EFAULT, pin(c, 1, 0, &page));
 
-	/*
-	 * fork() copies it, if it knows that it is special. Not tried where each PMD
-	 * has a page table in store: fork() does not deposit any, and exit oopses.
-	 */
-	if (!arch_needs_pgtable_deposit()) {
-		child = fork_mm(test);
-		pmd = get_pmd(child, c->addr);
-		KUNIT_EXPECT_EQ(test, pmd_none(pmd), !HAS_PMD_SPECIAL);
-		if (!pmd_none(pmd))
-			KUNIT_EXPECT_EQ(test, pmd_pfn(pmd), folio_pfn(folio));
-		expect_pmd_counts(test, 0);
-		mmput(child);
-	}
+	/* fork() copies it, if it has a special bit. */
+	child = fork_mm(test);
+	pmd = get_pmd(child, c->addr);
+	KUNIT_EXPECT_EQ(test, pmd_none(pmd), !HAS_PMD_SPECIAL);
+	if (!pmd_none(pmd))
+		KUNIT_EXPECT_EQ(test, pmd_pfn(pmd), folio_pfn(folio));
+	expect_pmd_counts(test, 0);
+	mmput(child);
 
-	/* There is nothing in between: without a part, all of it goes. */
+	/* A PMD of PFNs cannot be split: unmapping a part unmaps all. */
 	KUNIT_EXPECT_EQ(test, 0, vm_munmap(c->addr, PAGE_SIZE));
 	KUNIT_EXPECT_FALSE(test, entry_of(c, 1).present);
 	expect_pmd_counts(test, 0);

@@ -1166,7 +1166,7 @@ static void count_entries(struct mm_struct *mm, const struct folio *folio,
 
 #define GUARD	0xa5a5a5a5
 
-/* All of these pages, and nothing beside them, get what the truth is. */
+/* Each page of the window gets its true count; nothing is written beside it. */
 static void check_window(struct kunit *test, const unsigned int *truth,
 			 unsigned long first, unsigned long nr, int line)
 {
@@ -1193,7 +1193,7 @@ static void check_window(struct kunit *test, const unsigned int *truth,
 	kunit_kfree(test, counts);
 }
 
-/* The truth is found in the page tables of this MM and of the other, if any. */
+/* The true counts are those in the page tables of this MM and of @other, if any. */
 static void check_counts(struct kunit *test, struct mm_struct *other,
 			 unsigned int pages, int line)
 {
@@ -1368,9 +1368,6 @@ static void test_counts_file(struct kunit *test)
 	const unsigned long size = PAGE_SIZE << TEST_MAX_ORDER;
 	struct rmap_ctx *c = test->priv;
 
-	/* There, set_ptes() has wrong PFNs from the third page on. */
-	if (IS_ENABLED(CONFIG_UML))
-		kunit_skip(test, "no batches of pages on um");
 	new_file(test);
 	expect_counts(test, NULL, 0);
 	map_pages(test, c->addr + size, nr / 4, nr / 2, 5);
@@ -2345,7 +2342,7 @@ static void test_check_wrong_page(struct kunit *test)
 	expect_mapcounts(test, folio, 0, 0);
 }
 
-/* More is mapped than the mapcounts are told: a batch, and a PMD. */
+/* The delta is too small for what is mapped: a batch, and a PTE with a PMD. */
 static void test_check_wrong_delta(struct kunit *test)
 {
 	const u64 one = MAPCOUNTS_PTE;
@@ -2359,7 +2356,7 @@ static void test_check_wrong_delta(struct kunit *test)
 }
 
 /* Overwritten mapcounts are reported by the next addition, and by the next reuse. */
-static void test_check_wrong_word(struct kunit *test)
+static void test_check_overwritten(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv;
 	struct folio *folio = new_folio(test, 4);
@@ -2389,7 +2386,7 @@ static void test_check_reuse(struct kunit *test)
 	unmap_ptes(c, 0, 15);
 }
 
-/* What becomes exclusive is mapped: not twice, nor not at all. */
+/* A page that becomes exclusive must be mapped exactly once. */
 static void test_check_exclusive(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv;
@@ -2422,7 +2419,7 @@ static void test_check_exclusive(struct kunit *test)
 	unmap_ptes(c, 0, 2);
 }
 
-/* Neither a PTE nor a PMD maps what is split or migrated. */
+/* No PTE or PMD may map a folio that is split or migrated. */
 static void test_check_unmapped(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv;
@@ -2457,7 +2454,7 @@ static void test_check_free(struct kunit *test)
 	unmap_ptes(c, 0, 16);
 }
 
-/* Small folios are not checked, nor are they in the way. */
+/* Small folios are not checked, and cause no report. */
 static void test_check_small(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv;
@@ -2473,7 +2470,7 @@ static void test_check_small(struct kunit *test)
 static struct kunit_case check_test_cases[] = {
 	KUNIT_CASE(test_check_wrong_page),
 	KUNIT_CASE(test_check_wrong_delta),
-	KUNIT_CASE(test_check_wrong_word),
+	KUNIT_CASE(test_check_overwritten),
 	KUNIT_CASE(test_check_reuse),
 	KUNIT_CASE(test_check_exclusive),
 	KUNIT_CASE(test_check_unmapped),

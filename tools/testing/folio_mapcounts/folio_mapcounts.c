@@ -211,7 +211,7 @@ static bool test_adopt(u64 *state)
 	return true;
 }
 
-/* Does adding @delta, and taking it away again, do just what it is to? */
+/* Adding @delta and subtracting it again changes the fields as expected. */
 static bool delta_adds(u64 delta, struct folio_mapcounts before, s64 ptes,
 		       s64 pmds, s64 creator)
 {
@@ -677,7 +677,7 @@ static void apply(struct model *m, const struct op *op)
 /* ------------------------------------------------------------------------- */
 /* Sequences of them                                                           */
 
-/* A failure in the model at hand is of the operation that this says. */
+/* Apply a sequence to an empty model. If that fails, @at is the operation. */
 static bool run(const struct sequence *s, unsigned int *at)
 {
 	static struct model m;
@@ -913,7 +913,7 @@ struct worker {
 	char why[sizeof(why)];
 };
 
-/* @w has just changed its mappings by @delta: is what the add returned so? */
+/* @w has just changed its mappings by @delta: does the result include them? */
 static bool worker_sees(struct worker *w, struct folio_mapcounts now, u64 delta)
 {
 	const struct folio_mapcounts before = { now.val - delta };

@@ -651,7 +651,7 @@ static u64 delta_of(const struct state *s, const struct task *k, unsigned int mm
 	return pmd ? mapcounts_delta(0, 1, k->ours) : mapcounts_delta(k->nr, 0, k->ours);
 }
 
-/* Who maps the folio claims it if it is not mapped. Returns the step after that. */
+/* A task that maps an unmapped folio claims it first. Returns the next step. */
 static enum step claim_or(const struct state *s, enum step claim, enum step other)
 {
 	return !s->mapcounts || is_broken(CLAIM_ALWAYS) ? claim : other;
@@ -1101,7 +1101,7 @@ static u8 *walk_ptl(struct state *s, const struct task *k)
 	return &s->ptl[2 * (k->page / NR_PAGES) + table_of(k->page % NR_PAGES)];
 }
 
-/* Go on to an entry that is such. Within the table, if @table. */
+/* Go on to the next entry for which @is holds; in the same table if @table. */
 static bool walk_to(struct state *s, struct task *k, bool (*is)(u8), bool table)
 {
 	const u8 *ptl = walk_ptl(s, k);
@@ -1515,7 +1515,7 @@ static bool step_split(struct state *s, unsigned int t, struct task *k)
 }
 
 /* ------------------------------------------------------------------------- */
-/* What an idle task may do                                                    */
+/* What an idle task can start                                                 */
 
 static bool busy(const struct state *s, unsigned int mm)
 {
@@ -1959,7 +1959,7 @@ static bool expand(u32 at)
 			struct state next = seen.states[at];
 
 			if (!step(&next, t, pick)) {
-				/* Who waits for a page table can give up. */
+				/* A task that waits for a PTL can give up. */
 				if (!pick && next.tasks[t].step == M_PTL)
 					continue;
 				break;

@@ -237,7 +237,7 @@ struct event {
 	uint8_t thread;
 };
 
-/* What everybody may know about a live process. */
+/* What all processes can read about a live one. */
 struct slot {
 	uint32_t key;		/* 0 free, 2 * uid reserved, 2 * uid + 1 live */
 	pid_t pid;
@@ -252,7 +252,7 @@ struct slot {
 	struct event event[NR_EVENTS];
 };
 
-/* A ring, by uid: who was whose child, also of those long dead. */
+/* A ring, by uid: the parent of each process, dead ones included. */
 struct life {
 	uint32_t uid;
 	uint32_t parent;
@@ -263,7 +263,7 @@ struct life {
 static struct shared {
 	uint32_t stop;
 	uint32_t verdict;
-	uint32_t reporter;	/* taken by the first who finds something */
+	uint32_t reporter;	/* set by the first process that finds an error */
 	uint32_t report_done;
 	uint32_t gens;
 	uint32_t uids;
@@ -534,7 +534,7 @@ static void say_page(unsigned int page)
 	    (unsigned long long)pagemap, (unsigned long long)flags);
 }
 
-/* The first who finds something stops all others, who might find more of it. */
+/* The first process that finds an error stops all others, which may find it, too. */
 static bool begin_report(enum verdict verdict)
 {
 	if (inc(&shared->reporter) != 1)
@@ -2365,7 +2365,7 @@ static void test_statistics(void)
 
 /* Set-up */
 
-/* A cgroup of their own, for their statistics alone. Works without, too. */
+/* A cgroup for the processes, to see their statistics alone. Optional. */
 static void setup_cgroup(void)
 {
 	char text[256] = "";
@@ -2384,7 +2384,7 @@ static void setup_cgroup(void)
 	}
 }
 
-/* Leaves the machine as it was, however we end. */
+/* Restores the settings of the machine, however the test ends. */
 static void restore(void)
 {
 	if (getpid() != global.pid)
@@ -2489,7 +2489,7 @@ static void setup_thp(void)
 	thp_push_settings(&settings);
 }
 
-/* Waits only: as long as it does, its process group is nobody else's. */
+/* Only waits: meanwhile, no other process gets its process group. */
 static void setup_group(void)
 {
 	prctl(PR_SET_CHILD_SUBREAPER, 1);

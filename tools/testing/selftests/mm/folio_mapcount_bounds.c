@@ -138,7 +138,7 @@ static int map_shmem(struct bounds *b)
 	return check_huge_shmem(b->mem, b->size, 1, b->size) ? fd : -1;
 }
 
-/* Map it once more, where no PMD fits. */
+/* Map it once more, at an address that is not PMD-aligned. */
 static char *map_misaligned(struct bounds *b, int fd)
 {
 	char *area = mmap(NULL, 3 * b->size, PROT_NONE, MAP_PRIVATE | MAP_ANON, -1, 0);
@@ -147,7 +147,7 @@ static char *map_misaligned(struct bounds *b, int fd)
 	return mmap(at, b->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
 }
 
-/* How a process ends that reads there. */
+/* Return: the signal that ends a process that reads there. */
 static int signal_of_read(char *addr)
 {
 	int status;
@@ -347,7 +347,7 @@ static char *map_hugetlb(struct __test_metadata *_metadata, struct bounds *b,
 			 unsigned long *nr, int *fd)
 {
 	const size_t size = default_huge_page_size();
-	/* 32 bits of address have not room for many. */
+	/* 32-bit address space has room for few. */
 	const unsigned long most = size ? -1UL / 4 / size : 0;
 	unsigned long i;
 	char *map;

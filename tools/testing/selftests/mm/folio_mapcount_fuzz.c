@@ -507,8 +507,8 @@ static bool maps_private_file(struct command *c)
 }
 
 /*
- * Where a PMD maps a private file, to pin a page for long and not for write takes
- * forever, on all kernels: in place of a copy, a fault gives the same PMD again.
+ * Pin private file memory for write: on older kernels, a read-only long-term pin never
+ * returns where a PMD maps it, as each unshare fault maps the same PMD again.
  */
 static int op_pin(struct command *c, int arg)
 {
@@ -924,7 +924,7 @@ static void worker_free(int w)
 	master.doing[w] = NULL;
 }
 
-/* SIGKILL is the OOM killer's, and so nobody's fault. */
+/* SIGKILL comes from the OOM killer, and is no failure. */
 static void worker_died(int w)
 {
 	int status;
@@ -1956,7 +1956,7 @@ static void setup_cgroup(void)
 		ksft_print_msg("no cgroup v2, so no memory.stat\n");
 }
 
-/* Leaves the machine as it was, however we end. */
+/* Restores the settings of the machine, however the test ends. */
 static void restore(void)
 {
 	unsigned int w, tries;
@@ -2031,7 +2031,7 @@ static void setup_failures(void)
 	}
 }
 
-/* Our ends are not for the workers: so they see it if we are gone. */
+/* Close-on-exec: a worker reads EOF when the master is gone. */
 static void setup_pipes(void)
 {
 	int cmd[2], reply[2];

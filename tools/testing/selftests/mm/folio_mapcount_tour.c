@@ -1509,7 +1509,7 @@ static void read_kpageflags(struct snapshot *s, const struct figure *f,
 		 truth[0], truth[1], truth[2]);
 }
 
-/* For all the pages that a PMD maps, some interfaces ask the first one. */
+/* For all the pages that a PMD maps, some interfaces look at the first one. */
 static unsigned int first_count(struct snapshot *s, const struct mapping *m)
 {
 	__u64 pfn = m->pfn;

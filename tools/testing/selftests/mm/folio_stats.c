@@ -1605,7 +1605,7 @@ static bool join_cgroup(const char *path)
 	return write_text(file, pid);
 }
 
-/* Back to where we come from */
+/* Back to the original cgroup */
 static void leave_cgroup(void)
 {
 	if (!global.cgroup[0])
@@ -1656,7 +1656,7 @@ static void setup_cgroup(char **argv)
 	leave_cgroup();
 }
 
-/* Leaves the machine as it was, however we end. */
+/* Restores the settings of the machine, however the test ends. */
 static void restore(void)
 {
 	int i;

@@ -75,10 +75,12 @@ static void test_dup_file_pmd(struct kunit *test)
 
 	/* Any lock will do for the page table's: no page table maps this. */
 	folio_ref_add(folio, 2);
+	folio_lock(folio);
 	spin_lock(&vma->vm_mm->page_table_lock);
 	folio_add_file_rmap_pmd(folio, folio_page(folio, 0), vma);
 	folio_dup_file_rmap_pmd(folio, folio_page(folio, 0), vma);
 	spin_unlock(&vma->vm_mm->page_table_lock);
+	folio_unlock(folio);
 	/* If it is wrong, the folio keeps its references and is not freed. */
 	KUNIT_ASSERT_EQ(test, folio_mapcount(folio), 2);
 

@@ -12,6 +12,7 @@ check: apply	## all checks and tests; closes with "N passed, N failed, N skipped
 build: apply	## build the kernel
 kunit: apply	## run the KUnit suites of the series
 unit: apply	## test the packed mapcount in user space, with sanitizers; seconds
+mutants: apply	## put errors into the kernel one at a time: which test notices each?
 model: apply	## explore all orders of the steps that change the creator
 kselftest: apply	## run our kselftests and the upstream mm selftests
 tour: apply	## show what the kernel says of memory mapped in many ways
@@ -35,10 +36,10 @@ clean:		## remove all below build/ but the downloads
 # LINUX=<tree>       a git tree or unpacked tree of Linux 7.3.y (default: from Debian)
 # ARCH=<arch>        x86_64 (default), i386, arm64, s390x, um; kunit: ppc64, ppc64le, riscv64 too
 # CONFIG=<names>     fragments in configs/: debug, faults, kcsan, llvm, rt, 64k; a+b: both
-# TESTS=<names>      the selftests to run, the cases of cross (default: all)
+# TESTS=<names>      the selftests to run, the cases of cross (default: all; mutants: KUnit)
 # QUICK=1            check: leave out the long selftests; bench: fewer boots
 # BOOTS=<n>          bench: of each kernel, for the rmap functions (default: 9)
-# ONLY=<names>       bench: of the instruments rmap, calls, icount, redis (default: all)
+# ONLY=<names>       bench: rmap, calls, icount, redis; mutants: numbers or groups (default: all)
 # BASELINE=1         run on the kernel without the series, to compare
 # DURATION=<s>       stress, fuzz, soak: how long (default: 300, 60, 3600)
 # ROUND=<s>          soak: the turn of each kind of stressors (default: 60, or less)
@@ -55,7 +56,7 @@ apply: needs
 needs:
 	@bash -c '. scripts/lib.sh && needs "$$@"' needs apply $(filter $(scripts),$(MAKECMDGOALS))
 
-scripts := boot shell check build kunit unit model kselftest tour stats cow redis stress soak bench \
+scripts := boot shell check build kunit unit mutants model kselftest tour stats cow redis stress soak bench \
 	   tlb-check fuzz bisect-check cross apply refresh series lines
 $(scripts):
 	@scripts/$@

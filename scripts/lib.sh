@@ -274,6 +274,9 @@ commands_of() {
 		cow) commands_of apply build programs guest ;;
 		stats) commands_of apply build programs guest ext4 xfs ;;
 		fuzz | stress) commands_of build programs guest ext4 swap ;;
+		mutants)
+			commands_of build guest results
+			[ -z "${TESTS:-}" ] || commands_of programs ;;
 		build-broken) commands_of build; list+=(unshare:util-linux mount:mount) ;;
 		tlb-check) commands_of build-broken selftests guest swap ;;
 		redis) commands_of build guest redis-programs ;;

@@ -805,6 +805,28 @@ static void test_unshare(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, mm_maps(c, 0, 0));
 }
 
+/* A forced write, as ptrace() makes it, in a VMA without VM_WRITE. */
+static void test_forced(struct kunit *test)
+{
+	struct cow_ctx *c = folio_of_param(test);
+	struct mm_struct *mm = c->mms[0];
+	struct vm_area_struct *vma;
+	struct page *page;
+
+	mm_fork(test, 0, 1);
+	mm_exit(c, 1);
+	mmap_write_lock(mm);
+	vma = vma_lookup(mm, c->addr);
+	vm_flags_clear(vma, VM_WRITE);
+	KUNIT_EXPECT_EQ(test, 1, pin_user_pages_remote(mm, c->addr, 1, FOLL_WRITE | FOLL_FORCE,
+						       &page, NULL));
+	vm_flags_set(vma, VM_WRITE);
+	mmap_write_unlock(mm);
+	KUNIT_EXPECT_TRUE(test, mm_maps(c, 0, 0));
+	KUNIT_EXPECT_EQ(test, mm_nr_writable(c, 0), 0);
+	unpin_user_page(page);
+}
+
 static pte_t make_protnone(pte_t pte)
 {
 	return pte_modify(pte, PAGE_NONE);
@@ -1042,6 +1064,7 @@ static struct kunit_case cow_test_cases[] = {
 	KUNIT_CASE_PARAM(test_vmas, orders_gen_params),
 	KUNIT_CASE_PARAM(test_holes, orders_gen_params),
 	KUNIT_CASE_PARAM(test_unshare, orders_gen_params),
+	KUNIT_CASE_PARAM(test_forced, orders_gen_params),
 	KUNIT_CASE_PARAM(test_entry, entries_gen_params),
 	KUNIT_CASE_PARAM(test_contpte, orders_gen_params),
 	KUNIT_CASE_PARAM(test_contpte_unfolded, orders_gen_params),

@@ -234,7 +234,7 @@ static struct folio *new_folio_by_ptes(struct kunit *test)
 	const unsigned int order = test_order(test);
 
 	if (IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) && order == TEST_MAX_ORDER)
-		kunit_skip(test, "mapped by a PMD: see test_anon_pmd");
+		kunit_skip(test, "PMD-mapped: see test_anon_pmd");
 	if (order == 1)
 		kunit_skip(test, "there are no anonymous folios of order 1");
 	return new_folio(test, order);
@@ -427,7 +427,7 @@ static void test_file_pmd(struct kunit *test)
 	expect_mapcounts(test, folio, 0, 0);
 }
 
-/* A new THP is mapped by a PMD, which fork() duplicates; then it is split. */
+/* A new THP is PMD-mapped; fork() duplicates the PMD; then it is split. */
 static void test_anon_pmd(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv;
@@ -1944,7 +1944,7 @@ static void test_thp_split_first(struct kunit *test)
 	expect_mapcounts(test, folio, 0, 0);
 }
 
-/* The same THP is mapped by a PMD here and by PTEs there. */
+/* One MM has a THP PMD-mapped, another one PTE-mapped. */
 static void test_thp_fork_first(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv;

@@ -363,7 +363,7 @@ struct model {
 struct truth {
 	u64 ptes, pmds, pages, creator;
 	unsigned int distinct;			/* pages that are mapped */
-	unsigned int creators, others;		/* and by whom, by PTEs */
+	unsigned int creators, others;		/* PTEs of the creator, and of other MMs */
 	bool twice;				/* some page is mapped twice */
 	bool parties_twice;			/* of the creator, or of the others */
 };

@@ -46,7 +46,7 @@ static bool map_anon(char *addr, size_t size)
 	return check_huge_anon(addr, size, 1, size);
 }
 
-/* A memfd of one THP, mapped by a PMD; MADV_COLLAPSE ignores shmem_enabled. */
+/* A memfd of one PMD-mapped THP; MADV_COLLAPSE ignores shmem_enabled. */
 static int map_memfd(char *addr, size_t size)
 {
 	int fd = memfd_create("thp_fixes", 0);
@@ -108,7 +108,7 @@ TEST_F(thp, pin_private_file)
 		       MAP_PRIVATE | MAP_FIXED, fd, 0), MAP_FAILED);
 	FORCE_READ(self->addr[0]);
 	if (!check_huge_shmem(self->addr, self->size, 1, self->size))
-		SKIP(return, "not mapped by a PMD");
+		SKIP(return, "not PMD-mapped");
 
 	/* If this does not return, the time limit of the harness ends it. */
 	EXPECT_EQ(ioctl(gup, PIN_LONGTERM_TEST_START, &args), 0);

@@ -31,22 +31,45 @@
 #else
 #define TEST_MAX_ORDER	9
 #endif
+#define PMD_PAGES	(1 << TEST_MAX_ORDER)
 
-/* An MM, a VMA in it, and room for the largest folio at a natural address. */
-struct rmap_ctx {
+static const enum node_stat_item items[] = {
+	NR_FILE_MAPPED, NR_ANON_MAPPED, NR_FILE_PMDMAPPED, NR_SHMEM_PMDMAPPED, NR_ANON_THPS,
+};
+
+/* An MM, and how many entries it has for the folio. */
+struct test_mm {
 	struct mm_struct *mm;
 	struct vm_area_struct *vma;
-	unsigned long addr;
-	struct folio *folio;
-	bool others;	/* not only the creator maps it */
-	struct file *file;
-	bool special;	/* mmap() of the file maps PFNs */
+	int ptes, pmds;
 };
+
+struct rmap_ctx {
+	struct test_mm mms[3];		/* the MM of the test, and two copies */
+	unsigned long addr;		/* room in the VMA for the largest folio */
+	struct folio *folio;
+	struct mm_struct *creator;
+	bool queued;			/* for the deferred split shrinker */
+	long start[ARRAY_SIZE(items)];	/* statistics without the folio */
+	bool miscounted;
+	struct mm_struct *children[2];	/* fork()ed, with page tables */
+	struct file *file;
+	bool special;			/* mmap() of the file maps PFNs */
+};
+
+static void *copy_of(struct kunit *test, const void *src, size_t size)
+{
+	void *copy = kunit_kmalloc(test, size, GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, copy);
+	return memcpy(copy, src, size);
+}
 
 static int rmap_test_init(struct kunit *test)
 {
 	const unsigned long size = PAGE_SIZE << TEST_MAX_ORDER;
 	struct rmap_ctx *c = kunit_kzalloc(test, sizeof(*c), GFP_KERNEL);
+	struct test_mm *mm;
 	unsigned long start;
 	int err;
 
@@ -59,504 +82,23 @@ static int rmap_test_init(struct kunit *test)
 	KUNIT_ASSERT_NE(test, start, 0);
 	KUNIT_ASSERT_FALSE(test, IS_ERR_VALUE(start));
 
-	c->mm = current->mm;
 	c->addr = ALIGN(start, size);
-	mmap_read_lock(c->mm);
-	c->vma = vma_lookup(c->mm, c->addr);
-	err = c->vma ? anon_vma_prepare(c->vma) : -EFAULT;
-	mmap_read_unlock(c->mm);
+	mmap_read_lock(current->mm);
+	c->mms[0].mm = current->mm;
+	c->mms[0].vma = vma_lookup(current->mm, c->addr);
+	err = c->mms[0].vma ? anon_vma_prepare(c->mms[0].vma) : -EFAULT;
+	mmap_read_unlock(current->mm);
 	KUNIT_ASSERT_EQ(test, err, 0);
 
+	/* The rmap functions need no more of an MM than this. */
+	for (mm = c->mms + 1; mm < c->mms + ARRAY_SIZE(c->mms); mm++) {
+		mm->mm = copy_of(test, current->mm, sizeof(*current->mm));
+		mm->vma = copy_of(test, c->mms[0].vma, sizeof(*mm->vma));
+		mm->vma->vm_mm = mm->mm;
+	}
 	test->priv = c;
 	return 0;
 }
-
-KUNIT_DEFINE_ACTION_WRAPPER(put_folio, folio_put, struct folio *);
-
-static struct folio *new_folio(struct kunit *test, unsigned int order)
-{
-	struct rmap_ctx *c = test->priv;
-
-	c->folio = folio_alloc(GFP_HIGHUSER | __GFP_ZERO | __GFP_NOWARN, order);
-	if (!c->folio)
-		kunit_skip(test, "no free folio of order %u", order);
-	KUNIT_ASSERT_EQ(test, 0,
-			kunit_add_action_or_reset(test, put_folio, c->folio));
-	/* The deferred split queue is that of the folio's memcg. */
-	KUNIT_ASSERT_EQ(test, 0, mem_cgroup_charge(c->folio, c->mm, GFP_KERNEL));
-	return c->folio;
-}
-
-static void free_folio(struct kunit *test)
-{
-	struct rmap_ctx *c = test->priv;
-
-	kunit_release_action(test, put_folio, c->folio);
-}
-
-#define expect_mapcounts(test, folio, ptes, pmds) \
-	__expect_mapcounts(test, folio, ptes, pmds, __LINE__)
-
-static void __expect_mapcounts(struct kunit *test, const struct folio *folio,
-			       unsigned int ptes, unsigned int pmds, int line)
-{
-	const struct folio_mapcounts mc = folio_read_mapcounts(folio);
-	const struct rmap_ctx *c = test->priv;
-	const bool mapped = ptes || pmds;
-	unsigned int creator = 0;
-
-	/* Unless the test itself checks creator, all mappings are the creator's. */
-	if (!c->others && folio->_creator)
-		creator = (ptes + pmds) & (BIT(MAPCOUNTS_CREATOR_BITS) - 1);
-
-	if (mapcounts_ptes(mc) == ptes &&
-	    mapcounts_pmds(mc) == pmds &&
-	    (c->others || mapcounts_creator(mc) == creator) &&
-	    folio_mapcount(folio) == ptes + pmds &&
-	    folio_mapped(folio) == mapped)
-		return;
-	KUNIT_FAIL(test,
-		   "line %d, order %u: mapcounts %#llx, mapcount %d, mapped %d; expected ptes %u, pmds %u",
-		   line, folio_order(folio), mc.val, folio_mapcount(folio),
-		   folio_mapped(folio), ptes, pmds);
-}
-
-/*
- * The lock stands for that of a page table: the statistics want preemption
- * disabled. Each mapping has its reference, taken before and dropped after.
- */
-static void map_file(struct rmap_ctx *c, int first, int nr)
-{
-	folio_ref_add(c->folio, nr);
-	folio_lock(c->folio);
-	spin_lock(&c->mm->page_table_lock);
-	folio_add_file_rmap_ptes(c->folio, folio_page(c->folio, first), nr, c->vma);
-	spin_unlock(&c->mm->page_table_lock);
-	folio_unlock(c->folio);
-}
-
-static void dup_file(struct rmap_ctx *c, int first, int nr)
-{
-	folio_ref_add(c->folio, nr);
-	spin_lock(&c->mm->page_table_lock);
-	folio_dup_file_rmap_ptes(c->folio, folio_page(c->folio, first), nr, c->vma);
-	spin_unlock(&c->mm->page_table_lock);
-}
-
-static void unmap_ptes(struct rmap_ctx *c, int first, int nr)
-{
-	spin_lock(&c->mm->page_table_lock);
-	folio_remove_rmap_ptes(c->folio, folio_page(c->folio, first), nr, c->vma);
-	spin_unlock(&c->mm->page_table_lock);
-	folio_put_refs(c->folio, nr);
-}
-
-/* For tests that write mapcounts which are not what is mapped. */
-static void skip_if_checked(struct kunit *test)
-{
-	if (folio_mapcounts_check_enabled())
-		kunit_skip(test, "folio_mapcounts_check would report it");
-}
-
-/* 0 stands for TEST_MAX_ORDER: where the MMU is chosen at boot, it is no constant. */
-static const unsigned int orders[] = { 1, 2, 3, 4, 7, 0 };
-
-static unsigned int order_of(const unsigned int *param)
-{
-	return *param ?: TEST_MAX_ORDER;
-}
-
-static void order_desc(const unsigned int *param, char *desc)
-{
-	snprintf(desc, KUNIT_PARAM_DESC_SIZE, "order %u", order_of(param));
-}
-
-KUNIT_ARRAY_PARAM(orders, orders, order_desc);
-
-static unsigned int test_order(struct kunit *test)
-{
-	const unsigned int order = order_of(test->param_value);
-
-	if (order > TEST_MAX_ORDER)
-		kunit_skip(test, "larger than what a PMD maps");
-	return order;
-}
-
-/* The mapcounts are there, aligned, and 0 on every new folio, again and again. */
-static void test_new_folio(struct kunit *test)
-{
-	struct folio *folio;
-	int i;
-
-	for (i = 0; i < 3; i++) {
-		folio = new_folio(test, test_order(test));
-		KUNIT_EXPECT_TRUE(test, IS_ALIGNED((unsigned long)&folio->_mapcounts,
-						   sizeof(folio->_mapcounts)));
-		KUNIT_EXPECT_EQ(test, folio_read_mapcounts(folio).val, 0ULL);
-		expect_mapcounts(test, folio, 0, 0);
-		map_file(test->priv, 0, 1);
-		expect_mapcounts(test, folio, 1, 0);
-		unmap_ptes(test->priv, 0, 1);
-		expect_mapcounts(test, folio, 0, 0);
-		free_folio(test);
-	}
-}
-
-/* Every size of a batch: add, dup, and remove in two pieces. */
-static void test_file_ptes(struct kunit *test)
-{
-	struct rmap_ctx *c = test->priv;
-	struct folio *folio = new_folio(test, test_order(test));
-	const int nr_pages = folio_nr_pages(folio);
-	int nr;
-
-	for (nr = 1; nr <= min(nr_pages, 512); nr++) {
-		const int first = nr_pages - nr, half = nr / 2;
-
-		map_file(c, first, nr);
-		expect_mapcounts(test, folio, nr, 0);
-		dup_file(c, first, nr);
-		expect_mapcounts(test, folio, 2 * nr, 0);
-		unmap_ptes(c, first, nr);
-		expect_mapcounts(test, folio, nr, 0);
-		if (half)
-			unmap_ptes(c, first, half);
-		expect_mapcounts(test, folio, nr - half, 0);
-		unmap_ptes(c, first + half, nr - half);
-		expect_mapcounts(test, folio, 0, 0);
-	}
-	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 1);
-}
-
-/* A folio of the size to be tested which folio_add_new_anon_rmap() maps by PTEs. */
-static struct folio *new_folio_by_ptes(struct kunit *test)
-{
-	const unsigned int order = test_order(test);
-
-	if (IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) && order == TEST_MAX_ORDER)
-		kunit_skip(test, "PMD-mapped: see test_anon_pmd");
-	if (order == 1)
-		kunit_skip(test, "there are no anonymous folios of order 1");
-	return new_folio(test, order);
-}
-
-/* A new anonymous folio, two fork()s, the parts of it unmapped in some order. */
-static void test_anon_ptes(struct kunit *test)
-{
-	struct rmap_ctx *c = test->priv;
-	struct folio *folio = new_folio_by_ptes(test);
-	const int nr = folio_nr_pages(folio);
-	int i;
-
-	folio_ref_add(folio, 3 * nr);
-	spin_lock(&c->mm->page_table_lock);
-	folio_add_new_anon_rmap(folio, c->vma, c->addr, RMAP_EXCLUSIVE);
-	expect_mapcounts(test, folio, nr, 0);
-
-	raw_write_seqcount_begin(&c->mm->write_protect_seq);
-	for (i = 1; i <= 2; i++) {
-		KUNIT_EXPECT_EQ(test, 0,
-				folio_try_dup_anon_rmap_ptes(folio, &folio->page,
-							     nr, c->vma, c->vma));
-		expect_mapcounts(test, folio, (1 + i) * nr, 0);
-	}
-	raw_write_seqcount_end(&c->mm->write_protect_seq);
-	for (i = 0; i < nr; i++)
-		KUNIT_EXPECT_FALSE(test, PageAnonExclusive(folio_page(folio, i)));
-	spin_unlock(&c->mm->page_table_lock);
-
-	unmap_ptes(c, 0, nr);
-	unmap_ptes(c, 0, nr / 2);
-	expect_mapcounts(test, folio, nr + nr / 2, 0);
-	unmap_ptes(c, 0, nr);
-	unmap_ptes(c, nr / 2, nr / 2);
-	expect_mapcounts(test, folio, 0, 0);
-	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 1);
-}
-
-/*
- * Of all flags of all pages, nothing but PG_anon_exclusive has changed: it is set in
- * the pages of the range and clear in the others, or the other way round.
- */
-static void expect_exclusive(struct kunit *test, const unsigned long *flags,
-			     int first, int nr, bool exclusive)
-{
-	const struct rmap_ctx *c = test->priv;
-	int i;
-
-	for (i = 0; i < folio_nr_pages(c->folio); i++) {
-		const bool in = i >= first && i < first + nr;
-
-		KUNIT_EXPECT_EQ(test, folio_page(c->folio, i)->flags.f,
-				flags[i] | (in == exclusive ? BIT(PG_anon_exclusive) : 0));
-	}
-}
-
-/* Pages of a range become exclusive, or cease to be. */
-static void test_exclusive(struct kunit *test)
-{
-	struct rmap_ctx *c = test->priv;
-	struct folio *folio = new_folio_by_ptes(test);
-	const int nr = folio_nr_pages(folio);
-	unsigned long *flags;
-	int first, i;
-
-	flags = kunit_kcalloc(test, nr, sizeof(*flags), GFP_KERNEL);
-	KUNIT_ASSERT_NOT_NULL(test, flags);
-	folio_ref_add(folio, nr);
-	spin_lock(&c->mm->page_table_lock);
-	folio_add_new_anon_rmap(folio, c->vma, c->addr, RMAP_EXCLUSIVE);
-	for (i = 0; i < nr; i++) {
-		flags[i] = folio_page(folio, i)->flags.f;
-		KUNIT_EXPECT_TRUE(test, flags[i] & BIT(PG_anon_exclusive));
-		flags[i] &= ~BIT(PG_anon_exclusive);
-	}
-	folio_clear_pages_anon_exclusive(folio, &folio->page, nr);
-
-	for (first = 0; first < nr; first = first * 2 + 1) {
-		const int n = max((nr - first) / 2, 1);
-
-		folio_set_pages_anon_exclusive(folio, folio_page(folio, first), n);
-		expect_exclusive(test, flags, first, n, true);
-		folio_clear_pages_anon_exclusive(folio, &folio->page, nr);
-		expect_exclusive(test, flags, 0, nr, false);
-
-		folio_set_pages_anon_exclusive(folio, &folio->page, nr);
-		folio_clear_pages_anon_exclusive(folio, folio_page(folio, first), n);
-		expect_exclusive(test, flags, first, n, false);
-		folio_clear_pages_anon_exclusive(folio, &folio->page, nr);
-	}
-	spin_unlock(&c->mm->page_table_lock);
-	unmap_ptes(c, 0, nr);
-}
-
-/* fork() of a folio that may be pinned: all of the batch is refused, or none. */
-static void test_anon_pinned(struct kunit *test)
-{
-	struct rmap_ctx *c = test->priv;
-	struct folio *folio = new_folio(test, 2);
-	int ret;
-
-	folio_ref_add(folio, 4);
-	spin_lock(&c->mm->page_table_lock);
-	folio_add_new_anon_rmap(folio, c->vma, c->addr, RMAP_EXCLUSIVE);
-	/* Only the last page of the batch is exclusive: it decides. */
-	ClearPageAnonExclusive(folio_page(folio, 0));
-	ClearPageAnonExclusive(folio_page(folio, 1));
-	ClearPageAnonExclusive(folio_page(folio, 2));
-	mm_flags_set(MMF_HAS_PINNED, c->mm);
-	folio_ref_add(folio, GUP_PIN_COUNTING_BIAS);
-	if (folio_has_pincount(folio))
-		atomic_inc(&folio->_pincount);
-
-	raw_write_seqcount_begin(&c->mm->write_protect_seq);
-	ret = folio_try_dup_anon_rmap_ptes(folio, &folio->page, 4, c->vma, c->vma);
-	raw_write_seqcount_end(&c->mm->write_protect_seq);
-	KUNIT_EXPECT_EQ(test, ret, -EBUSY);
-	expect_mapcounts(test, folio, 4, 0);
-	KUNIT_EXPECT_TRUE(test, PageAnonExclusive(folio_page(folio, 3)));
-	spin_unlock(&c->mm->page_table_lock);
-
-	if (folio_has_pincount(folio))
-		atomic_dec(&folio->_pincount);
-	folio_ref_sub(folio, GUP_PIN_COUNTING_BIAS);
-	unmap_ptes(c, 0, 4);
-	expect_mapcounts(test, folio, 0, 0);
-}
-
-/* Removing a mapping that does not exist warns. */
-static void test_unmap_unmapped(struct kunit *test)
-{
-	struct rmap_ctx *c = test->priv;
-	struct folio *folio = new_folio(test, 4);
-	u64 val;
-
-	if (!IS_ENABLED(CONFIG_DEBUG_VM))
-		kunit_skip(test, "needs CONFIG_DEBUG_VM");
-	skip_if_checked(test);
-
-	map_file(c, 0, 1);
-	val = folio_read_mapcounts(folio).val;
-	kunit_warning_suppress(test) {
-		__folio_add_mapcounts(folio, -2 * MAPCOUNTS_PTE, &folio->page, -2, 0);
-		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 1);
-		KUNIT_EXPECT_TRUE(test, folio_mapped(folio));
-	}
-	atomic64_set(&folio->_mapcounts, val);
-	kunit_warning_suppress(test) {
-		__folio_add_mapcounts(folio, -MAPCOUNTS_PMD, &folio->page, 0, -1);
-		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 1);
-	}
-	atomic64_set(&folio->_mapcounts, val);
-	unmap_ptes(c, 0, 1);
-	expect_mapcounts(test, folio, 0, 0);
-}
-
-static void test_file_pmd(struct kunit *test)
-{
-	struct rmap_ctx *c = test->priv;
-	struct folio *folio;
-
-	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
-		kunit_skip(test, "needs CONFIG_TRANSPARENT_HUGEPAGE");
-
-	folio = new_folio(test, TEST_MAX_ORDER);
-	folio_ref_add(folio, 2);
-	folio_lock(folio);
-	spin_lock(&c->mm->page_table_lock);
-	folio_add_file_rmap_pmd(folio, &folio->page, c->vma);
-	expect_mapcounts(test, folio, 0, 1);
-	folio_add_file_rmap_pmd(folio, &folio->page, c->vma);
-	expect_mapcounts(test, folio, 0, 2);
-	spin_unlock(&c->mm->page_table_lock);
-	folio_unlock(folio);
-
-	/* PTEs beside the PMDs, as when another process maps only a part */
-	map_file(c, 3, 5);
-	expect_mapcounts(test, folio, 5, 2);
-
-	spin_lock(&c->mm->page_table_lock);
-	folio_remove_rmap_pmd(folio, &folio->page, c->vma);
-	expect_mapcounts(test, folio, 5, 1);
-	folio_remove_rmap_pmd(folio, &folio->page, c->vma);
-	expect_mapcounts(test, folio, 5, 0);
-	spin_unlock(&c->mm->page_table_lock);
-	folio_put_refs(folio, 2);
-
-	unmap_ptes(c, 3, 5);
-	expect_mapcounts(test, folio, 0, 0);
-}
-
-/* A new THP is PMD-mapped; fork() duplicates the PMD; then it is split. */
-static void test_anon_pmd(struct kunit *test)
-{
-	struct rmap_ctx *c = test->priv;
-	const int nr = 1 << TEST_MAX_ORDER;
-	struct folio *folio;
-
-	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
-		kunit_skip(test, "needs CONFIG_TRANSPARENT_HUGEPAGE");
-
-	folio = new_folio(test, TEST_MAX_ORDER);
-	folio_ref_add(folio, 1 + nr);
-	spin_lock(&c->mm->page_table_lock);
-	folio_add_new_anon_rmap(folio, c->vma, c->addr, RMAP_EXCLUSIVE);
-	expect_mapcounts(test, folio, 0, 1);
-	raw_write_seqcount_begin(&c->mm->write_protect_seq);
-	KUNIT_EXPECT_EQ(test, 0,
-			folio_try_dup_anon_rmap_pmd(folio, &folio->page,
-						    c->vma, c->vma));
-	raw_write_seqcount_end(&c->mm->write_protect_seq);
-	expect_mapcounts(test, folio, 0, 2);
-
-	/* As in a PMD split: PTEs come before the PMD goes. */
-	folio_add_anon_rmap_ptes(folio, &folio->page, nr, c->vma, c->addr,
-				 RMAP_NONE);
-	expect_mapcounts(test, folio, nr, 2);
-	folio_remove_rmap_pmd(folio, &folio->page, c->vma);
-	expect_mapcounts(test, folio, nr, 1);
-	folio_remove_rmap_pmd(folio, &folio->page, c->vma);
-	expect_mapcounts(test, folio, nr, 0);
-	spin_unlock(&c->mm->page_table_lock);
-	folio_put(folio);
-
-	unmap_ptes(c, 0, nr);
-	expect_mapcounts(test, folio, 0, 0);
-	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 1);
-}
-
-/* A mapping of a hugetlb folio counts 1 among the PTEs, whatever its size. */
-static void test_hugetlb(struct kunit *test)
-{
-#ifdef CONFIG_HUGETLB_PAGE
-	struct rmap_ctx *c = test->priv;
-	struct folio *folio = new_folio(test, TEST_MAX_ORDER);
-
-	__folio_set_hugetlb(folio);
-	hugetlb_add_file_rmap(folio);
-	expect_mapcounts(test, folio, 1, 0);
-	hugetlb_add_file_rmap(folio);
-	expect_mapcounts(test, folio, 2, 0);
-	KUNIT_EXPECT_TRUE(test, folio_maybe_mapped_shared(folio));
-	hugetlb_remove_rmap(folio);
-	KUNIT_EXPECT_FALSE(test, folio_maybe_mapped_shared(folio));
-	hugetlb_remove_rmap(folio);
-	expect_mapcounts(test, folio, 0, 0);
-
-	hugetlb_add_new_anon_rmap(folio, c->vma, c->addr);
-	expect_mapcounts(test, folio, 1, 0);
-	KUNIT_EXPECT_TRUE(test, PageAnonExclusive(&folio->page));
-	raw_write_seqcount_begin(&c->mm->write_protect_seq);
-	KUNIT_EXPECT_EQ(test, 0, hugetlb_try_dup_anon_rmap(folio, c->vma));
-	raw_write_seqcount_end(&c->mm->write_protect_seq);
-	expect_mapcounts(test, folio, 2, 0);
-	KUNIT_EXPECT_FALSE(test, PageAnonExclusive(&folio->page));
-	hugetlb_remove_rmap(folio);
-	hugetlb_remove_rmap(folio);
-	expect_mapcounts(test, folio, 0, 0);
-	hugetlb_add_anon_rmap(folio, c->vma, c->addr, RMAP_EXCLUSIVE);
-	expect_mapcounts(test, folio, 1, 0);
-	hugetlb_remove_rmap(folio);
-	expect_mapcounts(test, folio, 0, 0);
-
-	/* It is freed as what it was allocated as. */
-	ClearPageAnonExclusive(&folio->page);
-	folio->mapping = NULL;
-	__folio_clear_hugetlb(folio);
-#else
-	kunit_skip(test, "needs CONFIG_HUGETLB_PAGE");
-#endif
-}
-
-/*
- * However many mappings there are, the folio is mapped, and what remains is
- * counted once the others are gone.
- */
-static void test_many_mappings(struct kunit *test)
-{
-	static const unsigned int many[] = {
-		1U << 20, 1U << 30, (1U << 30) + 1, ~0U >> 1,
-	};
-	struct rmap_ctx *c = test->priv;
-	struct folio *folio = new_folio(test, 4);
-	int i;
-
-	skip_if_checked(test);
-	for (i = 0; i < ARRAY_SIZE(many); i++) {
-		const u64 others = mapcounts_delta(many[i] - 16, 0, false);
-
-		map_file(c, 0, 16);
-		atomic64_add(others, &folio->_mapcounts);
-		KUNIT_EXPECT_EQ(test, mapcounts_ptes(folio_read_mapcounts(folio)),
-				many[i]);
-		KUNIT_EXPECT_EQ(test, mapcounts_pmds(folio_read_mapcounts(folio)), 0);
-		KUNIT_EXPECT_TRUE_MSG(test, folio_mapped(folio), "%u mappings",
-				      many[i]);
-		atomic64_sub(others, &folio->_mapcounts);
-		expect_mapcounts(test, folio, 16, 0);
-		unmap_ptes(c, 0, 16);
-		expect_mapcounts(test, folio, 0, 0);
-	}
-}
-
-/* A kind of folio, and where its mappings are counted. */
-static const struct account_kind {
-	const char *desc;
-	enum node_stat_item pages, by_pmd;
-	bool anon, swapbacked;
-} account_kinds[] = {
-	{ "file", NR_FILE_MAPPED, NR_FILE_PMDMAPPED },
-	{ "shmem", NR_FILE_MAPPED, NR_SHMEM_PMDMAPPED, .swapbacked = true },
-	{ "anon", NR_ANON_MAPPED, NR_ANON_THPS, .anon = true },
-};
-
-KUNIT_ARRAY_PARAM_DESC(account_kinds, account_kinds, desc);
-
-/* What is mapped, as the counters of the folio's node have it. */
-struct mapped {
-	long pages;
-	long by_pmd;
-};
 
 static long node_sum(struct pglist_data *pgdat, enum node_stat_item item)
 {
@@ -569,228 +111,533 @@ static long node_sum(struct pglist_data *pgdat, enum node_stat_item item)
 	return sum;
 }
 
-static struct mapped read_mapped(const struct account_kind *kind,
-				 const struct folio *folio)
+KUNIT_DEFINE_ACTION_WRAPPER(put_folio, folio_put, struct folio *);
+
+static struct folio *new_folio(struct kunit *test, unsigned int order)
 {
-	return (struct mapped){
-		.pages = node_sum(folio_pgdat(folio), kind->pages),
-		.by_pmd = node_sum(folio_pgdat(folio), kind->by_pmd),
-	};
-}
+	struct rmap_ctx *c = test->priv;
+	struct folio *folio = folio_alloc(GFP_HIGHUSER | __GFP_ZERO | __GFP_NOWARN, order);
+	int i;
 
-enum account_op { NEW, ADD, DUP, REMOVE, ADD_PMD, REMOVE_PMD, SPLIT_PMD };
-
-static void do_anon_op(struct rmap_ctx *c, enum account_op op, int first, int nr)
-{
-	const unsigned long addr = c->addr + first * PAGE_SIZE;
-	struct page *page = folio_page(c->folio, first);
-
-	folio_ref_add(c->folio, nr);
-	folio_lock(c->folio);
-	spin_lock(&c->mm->page_table_lock);
-	raw_write_seqcount_begin(&c->mm->write_protect_seq);
-	if (op == NEW)
-		folio_add_new_anon_rmap(c->folio, c->vma, addr, RMAP_NONE);
-	else if (op == ADD)
-		folio_add_anon_rmap_ptes(c->folio, page, nr, c->vma, addr, RMAP_NONE);
-	else if (op == ADD_PMD)
-		folio_add_anon_rmap_pmd(c->folio, page, c->vma, addr, RMAP_NONE);
-	else if (op == SPLIT_PMD)
-		folio_split_anon_rmap_pmd(c->folio, page, c->vma, RMAP_NONE);
-	else
-		WARN_ON(folio_try_dup_anon_rmap_ptes(c->folio, page, nr, c->vma,
-						     c->vma));
-	raw_write_seqcount_end(&c->mm->write_protect_seq);
-	spin_unlock(&c->mm->page_table_lock);
-	folio_unlock(c->folio);
-}
-
-static void do_account_op(struct rmap_ctx *c, enum account_op op, int first, int nr)
-{
-	if (folio_test_anon(c->folio) && op != REMOVE && op != REMOVE_PMD)
-		return do_anon_op(c, op, first, nr);
-
-	switch (op) {
-	case ADD:
-		return map_file(c, first, nr);
-	case DUP:
-		return dup_file(c, first, nr);
-	case REMOVE:
-		return unmap_ptes(c, first, nr);
-	case SPLIT_PMD:		/* comes to the same */
-		map_file(c, first, nr);
-		break;
-	default:
-		break;
+	if (!folio)
+		kunit_skip(test, "no free folio of order %u", order);
+	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, put_folio, folio));
+	/* The deferred split queue is that of the folio's memcg. */
+	KUNIT_ASSERT_EQ(test, 0, mem_cgroup_charge(folio, c->mms[0].mm, GFP_KERNEL));
+	c->folio = folio;
+	c->creator = NULL;
+	c->queued = false;
+	if (order) {
+		KUNIT_EXPECT_TRUE(test, IS_ALIGNED((unsigned long)&folio->_mapcounts,
+						   sizeof(folio->_mapcounts)));
+		KUNIT_EXPECT_EQ(test, folio_read_mapcounts(folio).val, 0ULL);
+		KUNIT_EXPECT_NULL(test, folio->_creator);
 	}
-	folio_lock(c->folio);
-	spin_lock(&c->mm->page_table_lock);
-	if (op == NEW || op == ADD_PMD)
-		folio_add_file_rmap_pmd(c->folio, &c->folio->page, c->vma);
-	else
-		folio_remove_rmap_pmd(c->folio, &c->folio->page, c->vma);
-	spin_unlock(&c->mm->page_table_lock);
-	folio_unlock(c->folio);
+	c->miscounted = false;
+	for (i = 0; i < ARRAY_SIZE(items); i++)
+		c->start[i] = node_sum(folio_pgdat(folio), items[i]);
+	return folio;
 }
 
-#define ALL	(-1)
+static void free_folio(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
 
-static const struct account_step {
-	enum account_op op;
-	int first, nr;
-	int pages, by_pmd;	/* what is to be counted afterwards */
-} account_steps[] = {
-	{ NEW,		0, 0,		ALL, ALL },
-	{ SPLIT_PMD,	0, ALL,		ALL, 0 },
-	{ REMOVE,	0, ALL,		0, 0 },
-	{ ADD_PMD,	0, 0,		ALL, ALL },
-	{ REMOVE_PMD,	0, 0,		0, 0 },
-	{ ADD,		0, 16,		16, 0 },
-	{ DUP,		0, 16,		32, 0 },	/* of 16, each twice */
-	{ ADD,		16, 16,		48, 0 },
-	{ REMOVE,	0, 16,		32, 0 },
-	{ ADD,		0, ALL,		ALL, 0 },
-	{ DUP,		0, ALL,		ALL, 0 },
-	{ REMOVE,	0, ALL,		ALL, 0 },
-	{ REMOVE,	0, ALL,		32, 0 },
-	{ ADD_PMD,	0, 0,		ALL, ALL },
-	{ DUP,		0, 8,		ALL, ALL },
-	{ ADD_PMD,	0, 0,		ALL, ALL },
-	{ REMOVE_PMD,	0, 0,		ALL, ALL },
-	{ REMOVE_PMD,	0, 0,		40, 0 },
-	{ REMOVE,	0, 8,		32, 0 },
-	{ REMOVE,	16, 16,		16, 0 },
-	{ REMOVE,	0, 16,		0, 0 },
+	kunit_release_action(test, put_folio, c->folio);
+}
+
+enum op {
+	NEW = 1, NEW_EXCLUSIVE,	/* folio_add_new_anon_rmap(), by PMDs if it is large enough */
+	ADD, DUP, REMOVE,
+	ADD_PMD, DUP_PMD, REMOVE_PMD,
+	ADOPT,
+	SPLIT_PMD,
 };
 
-static int step_pages(int nr)
+struct step {
+	enum op op;
+	int mm, first, nr;	/* fork() duplicates entries of MM 0 */
+};
+
+static int call_rmap(struct rmap_ctx *c, const struct step *s)
 {
-	return nr == ALL ? 1 << TEST_MAX_ORDER : nr;
+	struct vm_area_struct *vma = c->mms[s->mm].vma;
+	const unsigned long addr = c->addr + s->first * PAGE_SIZE;
+	struct page *page = folio_page(c->folio, s->first);
+	const bool anon = folio_test_anon(c->folio);
+	struct folio *folio = c->folio;
+
+	switch (s->op) {
+	case NEW:
+		folio_add_new_anon_rmap(folio, vma, c->addr, RMAP_NONE);
+		return 0;
+	case NEW_EXCLUSIVE:
+		folio_add_new_anon_rmap(folio, vma, c->addr, RMAP_EXCLUSIVE);
+		return 0;
+	case ADD:
+		if (anon)
+			folio_add_anon_rmap_ptes(folio, page, s->nr, vma, addr, RMAP_NONE);
+		else
+			folio_add_file_rmap_ptes(folio, page, s->nr, vma);
+		return 0;
+	case DUP:
+		if (anon)
+			return folio_try_dup_anon_rmap_ptes(folio, page, s->nr, vma,
+							    c->mms[0].vma);
+		folio_dup_file_rmap_ptes(folio, page, s->nr, vma);
+		return 0;
+	case REMOVE:
+		folio_remove_rmap_ptes(folio, page, s->nr, vma);
+		return 0;
+	case ADD_PMD:
+		if (anon)
+			folio_add_anon_rmap_pmd(folio, page, vma, addr, RMAP_NONE);
+		else
+			folio_add_file_rmap_pmd(folio, page, vma);
+		return 0;
+	case DUP_PMD:
+		if (anon)
+			return folio_try_dup_anon_rmap_pmd(folio, page, vma, c->mms[0].vma);
+		folio_dup_file_rmap_pmd(folio, page, vma);
+		return 0;
+	case REMOVE_PMD:
+		folio_remove_rmap_pmd(folio, page, vma);
+		return 0;
+	case ADOPT:
+		folio_adopt(folio, vma->vm_mm, folio_mapcount(folio));
+		return 0;
+	case SPLIT_PMD:
+		if (anon) {
+			folio_split_anon_rmap_pmd(folio, page, vma, PageAnonExclusive(page) ?
+						  RMAP_EXCLUSIVE : RMAP_NONE);
+			return 0;
+		}
+		folio_add_file_rmap_ptes(folio, page, PMD_PAGES, vma);
+		folio_remove_rmap_pmd(folio, page, vma);
+		return 0;
+	}
+	return -EINVAL;
 }
 
-/* Take all steps. Return: the first after which the counters are wrong, or -1. */
-static int wrong_step(struct rmap_ctx *c, const struct account_kind *kind,
-		      struct mapped *wrong)
+/* Call the rmap function with the locks that it wants, and adjust the references. */
+static int do_step(struct rmap_ctx *c, const struct step *s)
 {
-	const struct mapped start = read_mapped(kind, c->folio);
-	int i, found = -1;
+	const int nr_pages = folio_nr_pages(c->folio);
+	struct test_mm *mm = &c->mms[s->mm];
+	struct mm_struct *mm0 = c->mms[0].mm;
+	const bool unmapped = !folio_mapped(c->folio);
+	int ptes = 0, pmds = 0, ret;
 
-	if (kind->swapbacked)
-		__folio_set_swapbacked(c->folio);
-
-	for (i = 0; i < ARRAY_SIZE(account_steps); i++) {
-		const struct account_step *s = &account_steps[i];
-		struct mapped m;
-
-		if (kind->anon && s->op == NEW)
-			do_anon_op(c, NEW, 0, 0);
+	switch (s->op) {
+	case NEW:
+	case NEW_EXCLUSIVE:
+		if (IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) && nr_pages >= PMD_PAGES)
+			pmds = nr_pages / PMD_PAGES;
 		else
-			do_account_op(c, s->op, s->first, step_pages(s->nr));
-		m = read_mapped(kind, c->folio);
-		m.pages -= start.pages;
-		m.by_pmd -= start.by_pmd;
-		if (found < 0 && (m.pages != step_pages(s->pages) ||
-				  m.by_pmd != step_pages(s->by_pmd))) {
-			*wrong = m;
-			found = i;
+			ptes = nr_pages;
+		break;
+	case ADD:
+	case DUP:
+		ptes = s->nr;
+		break;
+	case REMOVE:
+		ptes = -s->nr;
+		break;
+	case ADD_PMD:
+	case DUP_PMD:
+		pmds = 1;
+		break;
+	case REMOVE_PMD:
+		pmds = -1;
+		break;
+	case SPLIT_PMD:
+		ptes = PMD_PAGES;
+		pmds = -1;
+		break;
+	case ADOPT:
+		break;
+	}
+	if (ptes + pmds > 0)
+		folio_ref_add(c->folio, ptes + pmds);
+	/* Any lock will do: the statistics want preemption disabled. */
+	folio_lock(c->folio);
+	spin_lock(&mm0->page_table_lock);
+	raw_write_seqcount_begin(&mm0->write_protect_seq);
+	ret = call_rmap(c, s);
+	raw_write_seqcount_end(&mm0->write_protect_seq);
+	spin_unlock(&mm0->page_table_lock);
+	folio_unlock(c->folio);
+	if (ptes + pmds < 0)
+		folio_put_refs(c->folio, -(ptes + pmds));
+
+	mm->ptes += ptes;
+	mm->pmds += pmds;
+	if (unmapped && folio_test_large_rmappable(c->folio) &&
+	    !(mm->vma->vm_flags & VM_MIXEDMAP))
+		c->creator = mm->mm;
+	if (s->op == ADOPT)
+		c->creator = mm->mm;
+	return ret;
+}
+
+static void check_statistics(struct rmap_ctx *c, int pages, int pmds)
+{
+	const bool anon = folio_test_anon(c->folio);
+	const int by_pmd = anon ? 4 : folio_test_swapbacked(c->folio) ? 3 : 2;
+	struct pglist_data *pgdat = folio_pgdat(c->folio);
+
+	if (node_sum(pgdat, items[anon]) - c->start[anon] != pages ||
+	    node_sum(pgdat, items[by_pmd]) - c->start[by_pmd] != pmds)
+		c->miscounted = true;
+}
+
+/* Compare all that the kernel says of the folio with the entries of each MM. */
+static void check_step(struct kunit *test, const struct step *s)
+{
+	struct rmap_ctx *c = test->priv;
+	struct folio *folio = c->folio;
+	const struct folio_mapcounts mc = folio_read_mapcounts(folio);
+	const unsigned long nr_pages = folio_nr_pages(folio);
+	/* There is no list in a folio of two pages. */
+	const bool listed = folio_test_large_rmappable(folio) && folio_order(folio) > 1;
+	unsigned int ptes = 0, pmds = 0, creator = 0, entries, pages, i;
+	unsigned int mapped;
+
+	for (i = 0; i < ARRAY_SIZE(c->mms); i++) {
+		ptes += c->mms[i].ptes;
+		pmds += c->mms[i].pmds;
+		if (c->mms[i].mm == c->creator)
+			creator = c->mms[i].ptes + c->mms[i].pmds;
+	}
+	entries = ptes + pmds;
+	pages = ptes + pmds * PMD_PAGES;
+	if (folio_test_anon(folio) && (s->op == REMOVE || s->op == REMOVE_PMD) &&
+	    pages && pages < nr_pages && listed)
+		c->queued = true;
+	mapped = pages;
+	if (folio_test_anon(folio) && !pmds)
+		mapped = max(creator, ptes - creator);
+	mapped = min(mapped, nr_pages);
+	KUNIT_EXPECT_EQ(test, mapcounts_nr_mapped(mc, nr_pages, folio_test_anon(folio)), mapped);
+	check_statistics(c, mapped, min(pmds * PMD_PAGES, nr_pages));
+
+	if (mapcounts_ptes(mc) == ptes && mapcounts_pmds(mc) == pmds &&
+	    mapcounts_creator(mc) == creator && folio->_creator == c->creator &&
+	    folio_mapcount(folio) == entries && folio_mapped(folio) == !!entries &&
+	    folio_ref_count(folio) == 1 + entries && mapcounts_pages(mc) == pages &&
+	    mapcounts_exclusive(mc) == (creator == entries) &&
+	    folio_maybe_mapped_shared(folio) == (entries > 1 && creator != entries) &&
+	    mapcounts_partial(mc, nr_pages) == (pages && pages < nr_pages) &&
+	    (!listed ||
+	     (folio_test_partially_mapped(folio) == c->queued &&
+	      !list_empty(&folio->_deferred_list) == c->queued)))
+		return;
+	KUNIT_FAIL(test,
+		   "order %u, after op %d by MM %d, pages %d + %d: mapcounts %#llx, creator %d, refs %d, shared %d, partially mapped %d; expected ptes %u, pmds %u, creator %u, partially mapped %d",
+		   folio_order(folio), s->op, s->mm, s->first, s->nr, mc.val,
+		   folio->_creator == c->creator, folio_ref_count(folio),
+		   folio_maybe_mapped_shared(folio), folio_test_partially_mapped(folio),
+		   ptes, pmds, creator, c->queued);
+}
+
+static void step(struct kunit *test, enum op op, int mm, int first, int nr)
+{
+	const struct step s = { op, mm, first, nr };
+	struct rmap_ctx *c = test->priv;
+	bool exclusive = op == NEW_EXCLUSIVE;
+	int i;
+
+	KUNIT_EXPECT_EQ(test, 0, do_step(c, &s));
+	check_step(test, &s);
+	if (!folio_test_anon(c->folio) || (op != NEW && op != DUP && op != DUP_PMD &&
+					   op != NEW_EXCLUSIVE))
+		return;
+	for (i = first; i < first + (nr ?: 1); i++)
+		KUNIT_EXPECT_EQ(test, PageAnonExclusive(folio_page(c->folio, i)), exclusive);
+}
+
+#define expect_mapcounts(test, ptes, pmds) \
+	check_mapcounts(test, ptes, pmds, __LINE__)
+
+static void check_mapcounts(struct kunit *test, unsigned int ptes, unsigned int pmds, int line)
+{
+	const struct folio *folio = ((struct rmap_ctx *)test->priv)->folio;
+	const struct folio_mapcounts mc = folio_read_mapcounts(folio);
+
+	if (mapcounts_ptes(mc) != ptes || mapcounts_pmds(mc) != pmds ||
+	    folio_mapcount(folio) != ptes + pmds || folio_mapped(folio) != !!(ptes + pmds))
+		KUNIT_FAIL(test, "line %d: mapcounts %#llx, expected ptes %u, pmds %u",
+			   line, mc.val, ptes, pmds);
+}
+
+/* Numbers of pages in a table: those of the folio, half of them, those that a PMD maps */
+#define ALL	(-1)
+#define HALF	(-2)
+#define PMD	(-3)
+
+static int table_nr(const struct folio *folio, int nr)
+{
+	switch (nr) {
+	case ALL:
+		return folio_nr_pages(folio);
+	case HALF:
+		return folio_nr_pages(folio) / 2;
+	case PMD:
+		return PMD_PAGES;
+	}
+	return nr;
+}
+
+static const struct scenario {
+	const char *desc;
+	unsigned int orders;	/* bitmap; order 0 stands for TEST_MAX_ORDER, 31 for one more */
+	bool pmds;		/* needs PMD mappings */
+	bool swapbacked;
+	struct step steps[24];	/* the last one unmaps the folio */
+} scenario_table[] = {
+	{
+		.desc = "file: the first MM to map it is the creator",
+		.orders = BIT(1) | BIT(2) | BIT(3) | BIT(4) | BIT(7) | BIT(0),
+		.steps = {
+			{ ADD,		0, 0, ALL }, { ADD,	1, 0, 1 },
+			{ ADD,		0, 1, 1 }, { REMOVE,	1, 0, 1 },
+			{ ADD,		1, 0, 2 }, { REMOVE,	0, 0, ALL },
+			{ REMOVE,	0, 1, 1 }, { REMOVE,	1, 1, 1 },
+			{ REMOVE,	1, 0, 1 }, { ADD,	1, 0, ALL },
+			{ DUP,		0, 0, ALL }, { REMOVE,	1, 0, ALL },
+			{ REMOVE,	0, 0, HALF }, { REMOVE,	0, HALF, HALF },
+		},
+	}, {
+		.desc = "file: PMDs and PTEs",
+		.orders = BIT(0),
+		.pmds = true,
+		.steps = {
+			{ ADD_PMD,	0 }, { ADD_PMD,		0 }, { ADD,	1, 3, 5 },
+			{ REMOVE_PMD,	0 }, { REMOVE_PMD,	0 }, { REMOVE,	1, 3, 5 },
+		},
+	}, {
+		.desc = "file: two PMDs and a PTE",
+		.orders = BIT(31),
+		.pmds = true,
+		.steps = {
+			{ ADD_PMD,	0 }, { DUP_PMD,		0 }, { REMOVE_PMD,	0 },
+			{ ADD_PMD,	0, PMD }, { DUP_PMD,	0, PMD },
+			{ REMOVE_PMD,	0, PMD }, { ADD,	0, PMD, 1 },
+			{ REMOVE,	0, PMD, 1 }, { REMOVE_PMD,	0 },
+			{ REMOVE_PMD,	0, PMD },
+		},
+	}, {
+		.desc = "anon: fork() twice",
+		.orders = BIT(2) | BIT(3) | BIT(4) | BIT(7),
+		.steps = {
+			{ NEW_EXCLUSIVE, 0, 0, ALL }, { DUP,	1, 0, ALL },
+			{ DUP,		2, 0, ALL }, { REMOVE,	0, 0, ALL },
+			{ REMOVE,	1, 0, HALF }, { REMOVE,	2, 0, ALL },
+			{ REMOVE,	1, HALF, HALF },
+		},
+	}, {
+		/* The mapcounts tell at the third step at the earliest. */
+		.desc = "anon: partially mapped",
+		.orders = BIT(4),
+		.steps = {
+			{ NEW,		0, 0, ALL }, { DUP,	1, 0, ALL },
+			{ REMOVE,	0, 0, HALF }, { REMOVE,	1, 0, HALF },
+			{ REMOVE,	0, 15, 1 }, { REMOVE,	1, 15, 1 },
+			{ REMOVE,	0, 8, 7 }, { REMOVE,	1, 8, 7 },
+		},
+	}, {
+		.desc = "anon: unmapped as a whole",
+		.orders = BIT(4),
+		.steps = { { NEW, 0, 0, ALL }, { REMOVE, 0, 0, ALL } },
+	}, {
+		.desc = "anon: partially mapped once the PMD goes",
+		.orders = BIT(0),
+		.pmds = true,
+		.steps = {
+			{ NEW,		0 }, { ADD,		0, 0, 5 }, { REMOVE,	0, 0, 1 },
+			{ REMOVE_PMD,	0 }, { REMOVE,		0, 1, 4 },
+		},
+	}, {
+		.desc = "anon: three MMs",
+		.orders = BIT(4),
+		.steps = {
+			{ NEW_EXCLUSIVE, 0, 0, ALL }, { DUP,	1, 0, ALL },
+			{ REMOVE,	0, 0, 6 }, { REMOVE,	1, 0, ALL },
+			{ DUP,		1, 6, 10 }, { REMOVE,	0, 6, 2 },
+			{ REMOVE,	1, 14, 2 }, { DUP,	2, 8, 6 },
+			{ REMOVE,	0, 8, 8 }, { REMOVE,	1, 6, 8 },
+			{ ADOPT,	2 }, { DUP,		1, 8, 2 },
+			{ REMOVE,	2, 8, 5 }, { REMOVE,	2, 13, 1 },
+			{ REMOVE,	1, 8, 2 },
+		},
+#define STEPS(first_op) {						\
+			{ first_op,	0 }, { SPLIT_PMD,	0 },	\
+			{ REMOVE,	0, 0, ALL },			\
+			{ ADD_PMD,	0 }, { REMOVE_PMD,	0 },	\
+			{ ADD,		0, 0, 16 }, { DUP,	0, 0, 16 }, \
+			{ ADD,		0, 16, 16 }, { REMOVE,	0, 0, 16 }, \
+			{ ADD,		0, 0, ALL }, { DUP,	0, 0, ALL }, \
+			{ REMOVE,	0, 0, ALL }, { REMOVE,	0, 0, ALL }, \
+			{ ADD_PMD,	0 }, { DUP,		0, 0, 8 }, \
+			{ ADD_PMD,	0 }, { REMOVE_PMD,	0 },	\
+			{ REMOVE_PMD,	0 }, { REMOVE,		0, 0, 8 }, \
+			{ REMOVE,	0, 16, 16 }, { REMOVE,	0, 0, 16 }, \
+		}
+	}, {
+		.desc = "file: statistics",
+		.orders = BIT(0),
+		.pmds = true,
+		.steps = STEPS(ADD_PMD),
+	}, {
+		.desc = "shmem: statistics",
+		.orders = BIT(0),
+		.pmds = true,
+		.swapbacked = true,
+		.steps = STEPS(ADD_PMD),
+	}, {
+		.desc = "anon: statistics",
+		.orders = BIT(0),
+		.pmds = true,
+		.steps = STEPS(NEW),
+	},
+};
+
+KUNIT_ARRAY_PARAM_DESC(scenario, scenario_table, desc);
+
+static void test_scenario(struct kunit *test)
+{
+	const struct scenario *sc = test->param_value;
+	unsigned long bit, orders = sc->orders;
+	struct folio *folio;
+	const struct step *s;
+	struct rmap_ctx *c = test->priv;
+	int tries = 0;
+
+	if (sc->pmds && (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) || TEST_MAX_ORDER < 6))
+		kunit_skip(test, "PMDs map nothing, or too little");
+again:
+	for_each_set_bit(bit, &orders, BITS_PER_LONG) {
+		if (bit < 31 && bit > TEST_MAX_ORDER)
+			continue;
+		folio = new_folio(test, bit == 31 ? TEST_MAX_ORDER + 1 : bit ?: TEST_MAX_ORDER);
+		if (sc->swapbacked)
+			__folio_set_swapbacked(folio);
+		for (s = sc->steps; s->op; s++)
+			step(test, s->op, s->mm, table_nr(folio, s->first),
+			     table_nr(folio, s->nr));
+		KUNIT_EXPECT_FALSE(test, folio_mapped(folio));
+		free_folio(test);
+		/* The counters are those of the node: another task may have mapped a page. */
+		if (c->miscounted && tries++ < 10)
+			goto again;
+	}
+	KUNIT_EXPECT_FALSE_MSG(test, c->miscounted, "statistics");
+}
+
+/* Pages of a range become exclusive, or cease to be; no other flag of any page changes. */
+static void test_exclusive(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+	struct folio *folio = new_folio(test, 7);
+	unsigned long flags[128];
+	int first, i, set;
+
+	step(test, NEW_EXCLUSIVE, 0, 0, 128);
+	for (i = 0; i < 128; i++)
+		flags[i] = folio_page(folio, i)->flags.f & ~BIT(PG_anon_exclusive);
+
+	for (first = 0; first < 256; first = first * 2 + 1) {
+		const int end = min(first + max((128 - first) / 2, 1), 128);
+
+		for (set = 0; set < 2 && first < 128; set++) {
+			spin_lock(&c->mms[0].mm->page_table_lock);
+			if (set) {
+				folio_clear_pages_anon_exclusive(folio, &folio->page, 128);
+				folio_set_pages_anon_exclusive(folio, folio_page(folio, first),
+							       end - first);
+			} else {
+				folio_set_pages_anon_exclusive(folio, &folio->page, 128);
+				folio_clear_pages_anon_exclusive(folio, folio_page(folio, first),
+								 end - first);
+			}
+			spin_unlock(&c->mms[0].mm->page_table_lock);
+			for (i = 0; i < 128; i++)
+				KUNIT_EXPECT_EQ(test, folio_page(folio, i)->flags.f, flags[i] |
+						((i >= first && i < end) == set ?
+						 BIT(PG_anon_exclusive) : 0));
 		}
 	}
-	return found;
+	step(test, REMOVE, 0, 0, 128);
 }
 
-/*
- * The counters follow the estimate. They belong to the node: another task may map
- * a page meanwhile, but not each time.
- */
-static void test_account(struct kunit *test)
+/* fork() of a folio that may be pinned: all of the batch is refused, or none. */
+static void test_anon_pinned(struct kunit *test)
 {
-	const struct account_kind *kind = test->param_value;
 	struct rmap_ctx *c = test->priv;
-	struct mapped wrong;
-	int tries, step = 0;
+	struct folio *folio = new_folio(test, 2);
+	int i;
 
-	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
-		kunit_skip(test, "needs PMD mappings");
-	if (TEST_MAX_ORDER < 6)
-		kunit_skip(test, "a PMD maps too little for these steps");
-	for (tries = 0; tries < 10 && step >= 0; tries++) {
-		new_folio(test, TEST_MAX_ORDER);
-		step = wrong_step(c, kind, &wrong);
-		free_folio(test);
-	}
-	if (step >= 0)
-		KUNIT_FAIL(test, "after step %d: %ld pages, by PMD %ld; expected %d, %d\n",
-			   step, wrong.pages, wrong.by_pmd,
-			   step_pages(account_steps[step].pages),
-			   step_pages(account_steps[step].by_pmd));
+	step(test, NEW_EXCLUSIVE, 0, 0, 4);
+	/* Only the last page of the batch is exclusive: it decides. */
+	for (i = 0; i < 3; i++)
+		ClearPageAnonExclusive(folio_page(folio, i));
+	mm_flags_set(MMF_HAS_PINNED, c->mms[0].mm);
+	folio_ref_add(folio, GUP_PIN_COUNTING_BIAS);
+	if (folio_has_pincount(folio))
+		atomic_inc(&folio->_pincount);
+	raw_write_seqcount_begin(&c->mms[0].mm->write_protect_seq);
+	KUNIT_EXPECT_EQ(test, -EBUSY,
+			folio_try_dup_anon_rmap_ptes(folio, &folio->page, 4, c->mms[1].vma,
+						     c->mms[0].vma));
+	raw_write_seqcount_end(&c->mms[0].mm->write_protect_seq);
+	KUNIT_EXPECT_TRUE(test, PageAnonExclusive(folio_page(folio, 3)));
+	if (folio_has_pincount(folio))
+		atomic_dec(&folio->_pincount);
+	folio_ref_sub(folio, GUP_PIN_COUNTING_BIAS);
+	step(test, REMOVE, 0, 0, 4);
 }
 
-static void check_queued(struct kunit *test, bool queued, int line)
+/* A mapping of a hugetlb folio counts 1 among the PTEs, whatever its size. */
+static void test_hugetlb(struct kunit *test)
 {
+#ifdef CONFIG_HUGETLB_PAGE
 	struct rmap_ctx *c = test->priv;
+	struct vm_area_struct *vma = c->mms[0].vma;
+	struct folio *folio = new_folio(test, TEST_MAX_ORDER);
 
-	KUNIT_EXPECT_EQ_MSG(test, folio_test_partially_mapped(c->folio), queued,
-			    "line %d", line);
-	KUNIT_EXPECT_EQ_MSG(test, !list_empty(&c->folio->_deferred_list), queued,
-			    "line %d", line);
-}
+	__folio_set_hugetlb(folio);
+	hugetlb_add_file_rmap(folio);
+	expect_mapcounts(test, 1, 0);
+	KUNIT_EXPECT_FALSE(test, folio_maybe_mapped_shared(folio));
+	hugetlb_add_file_rmap(folio);
+	expect_mapcounts(test, 2, 0);
+	KUNIT_EXPECT_TRUE(test, folio_maybe_mapped_shared(folio));
+	hugetlb_remove_rmap(folio);
+	hugetlb_remove_rmap(folio);
+	expect_mapcounts(test, 0, 0);
 
-#define expect_queued(test, queued) \
-	check_queued(test, queued, __LINE__)
+	hugetlb_add_new_anon_rmap(folio, vma, c->addr);
+	expect_mapcounts(test, 1, 0);
+	KUNIT_EXPECT_TRUE(test, PageAnonExclusive(&folio->page));
+	raw_write_seqcount_begin(&c->mms[0].mm->write_protect_seq);
+	KUNIT_EXPECT_EQ(test, 0, hugetlb_try_dup_anon_rmap(folio, vma));
+	raw_write_seqcount_end(&c->mms[0].mm->write_protect_seq);
+	expect_mapcounts(test, 2, 0);
+	KUNIT_EXPECT_FALSE(test, PageAnonExclusive(&folio->page));
+	hugetlb_remove_rmap(folio);
+	hugetlb_remove_rmap(folio);
+	hugetlb_add_anon_rmap(folio, vma, c->addr, RMAP_EXCLUSIVE);
+	expect_mapcounts(test, 1, 0);
+	hugetlb_remove_rmap(folio);
+	expect_mapcounts(test, 0, 0);
 
-/* Unmapping queues a partially mapped folio if the mapcounts can tell. */
-static void test_partial(struct kunit *test)
-{
-	struct rmap_ctx *c = test->priv;
-
-	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
-		kunit_skip(test, "nothing is split");
-	new_folio(test, 4);
-	do_anon_op(c, NEW, 0, 16);
-	do_anon_op(c, DUP, 0, 16);
-	unmap_ptes(c, 0, 8);
-	expect_queued(test, false);
-	unmap_ptes(c, 0, 8);
-	expect_queued(test, false);
-	unmap_ptes(c, 15, 1);
-	expect_queued(test, true);
-	unmap_ptes(c, 15, 1);
-	unmap_ptes(c, 8, 7);
-	unmap_ptes(c, 8, 7);
-	expect_queued(test, true);
-	free_folio(test);
-
-	/* What is unmapped as a whole is freed soon. */
-	new_folio(test, 4);
-	do_anon_op(c, NEW, 0, 16);
-	unmap_ptes(c, 0, 16);
-	expect_queued(test, false);
-	free_folio(test);
-
-	/* The page cache keeps its pages. */
-	new_folio(test, 4);
-	map_file(c, 0, 16);
-	unmap_ptes(c, 0, 1);
-	expect_queued(test, false);
-	unmap_ptes(c, 1, 15);
-}
-
-/* A PMD maps all pages. When it goes, PTEs can be left that do not. */
-static void test_partial_pmd(struct kunit *test)
-{
-	struct rmap_ctx *c = test->priv;
-
-	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
-		kunit_skip(test, "needs PMD mappings");
-	new_folio(test, TEST_MAX_ORDER);
-	do_anon_op(c, NEW, 0, 1);
-	do_anon_op(c, ADD, 0, 5);
-	unmap_ptes(c, 0, 1);
-	expect_queued(test, false);
-	do_account_op(c, REMOVE_PMD, 0, 0);
-	folio_put(c->folio);
-	expect_queued(test, true);
-	unmap_ptes(c, 1, 4);
+	/* It is freed as what it was allocated as. */
+	ClearPageAnonExclusive(&folio->page);
+	folio->mapping = NULL;
+	__folio_clear_hugetlb(folio);
+#else
+	kunit_skip(test, "needs CONFIG_HUGETLB_PAGE");
+#endif
 }
 
 /* A PMD counts as the most PTEs that it can be split into. */
@@ -803,15 +650,11 @@ static void test_bounds(struct kunit *test)
 		bool can_add;
 	} table[] = {
 		{ 0, 0, 1, true },
-		{ max - 1, 0, 1, true },
-		{ max - 1, 0, 2, false },
-		{ max, 0, 1, false },
 		{ max - 16, 0, 16, true },
 		{ max - 15, 0, 16, false },
 		{ max - pmd_nr - 16, 1, 16, true },
 		{ max - pmd_nr - 16, 1, 17, false },
 		{ 0, max_pmds - 1, pmd_nr, true },
-		{ 0, max_pmds - 1, pmd_nr + 1, false },
 		{ 1, max_pmds - 1, pmd_nr, false },
 		{ 0, max_pmds, 1, false },
 		{ max + 99, max_pmds + 99, 1, false },
@@ -819,7 +662,6 @@ static void test_bounds(struct kunit *test)
 	struct folio *folio = new_folio(test, 4);
 	int i;
 
-	skip_if_checked(test);
 	for (i = 0; i < ARRAY_SIZE(table); i++) {
 		atomic64_set(&folio->_mapcounts,
 			     mapcounts_delta(table[i].ptes, table[i].pmds, false));
@@ -829,325 +671,251 @@ static void test_bounds(struct kunit *test)
 	atomic64_set(&folio->_mapcounts, 0);
 }
 
-/* Two MMs: MM 1 is another one than that of the test. */
-static void check_creator(struct kunit *test, unsigned int entries, bool shared, int line)
-{
-	struct rmap_ctx *c = test->priv;
-	const struct folio_mapcounts mc = folio_read_mapcounts(c->folio);
-
-	KUNIT_EXPECT_EQ_MSG(test, mapcounts_creator(mc), entries, "line %d", line);
-	KUNIT_EXPECT_EQ_MSG(test, folio_maybe_mapped_shared(c->folio), shared,
-			    "line %d", line);
-}
-
-#define expect_creator(test, entries, shared) \
-	check_creator(test, entries, shared, __LINE__)
-
-static void *copy_of(struct kunit *test, const void *src, size_t size)
-{
-	void *copy = kunit_kmalloc(test, size, GFP_KERNEL);
-
-	KUNIT_ASSERT_NOT_NULL(test, copy);
-	return memcpy(copy, src, size);
-}
-
-/* A VMA of another MM, for what the rmap functions want to know of it. */
-static struct rmap_ctx *other_mm(struct kunit *test)
-{
-	struct rmap_ctx *c = test->priv;
-	struct rmap_ctx *other = copy_of(test, c, sizeof(*c));
-	struct vm_area_struct *vma = copy_of(test, c->vma, sizeof(*c->vma));
-
-	other->mm = copy_of(test, c->mm, sizeof(*c->mm));
-	spin_lock_init(&other->mm->page_table_lock);
-	vma->vm_mm = other->mm;
-	other->vma = vma;
-	return other;
-}
-
-/* The MM that maps an unmapped folio first becomes its creator. */
-static void test_claim(struct kunit *test)
-{
-	struct rmap_ctx *c = test->priv, *other;
-	struct folio *folio = new_folio(test, test_order(test));
-	const int nr = folio_nr_pages(folio);
-
-	if (!folio_test_large_rmappable(folio))
-		kunit_skip(test, "no folio is rmappable");
-	other = other_mm(test);
-	KUNIT_EXPECT_NULL(test, folio->_creator);
-
-	map_file(c, 0, nr);
-	KUNIT_EXPECT_TRUE(test, folio_is_creator(folio, c->mm));
-	expect_creator(test, nr, false);
-	map_file(other, 0, 1);
-	KUNIT_EXPECT_TRUE(test, folio_is_creator(folio, c->mm));
-	expect_creator(test, nr, true);
-	map_file(c, 1, 1);
-	expect_creator(test, nr + 1, true);
-	unmap_ptes(other, 0, 1);
-	expect_creator(test, nr + 1, false);
-
-	/* The creator stays while any MM maps the folio. */
-	map_file(other, 0, 2);
-	unmap_ptes(c, 0, nr);
-	unmap_ptes(c, 1, 1);
-	expect_creator(test, 0, true);
-	KUNIT_EXPECT_TRUE(test, folio_is_creator(folio, c->mm));
-	unmap_ptes(other, 1, 1);
-	expect_creator(test, 0, false);
-	unmap_ptes(other, 0, 1);
-
-	map_file(other, 0, nr);
-	KUNIT_EXPECT_TRUE(test, folio_is_creator(folio, other->mm));
-	expect_creator(test, nr, false);
-	dup_file(c, 0, nr);
-	expect_creator(test, nr, true);
-	unmap_ptes(other, 0, nr);
-	expect_creator(test, 0, true);
-	unmap_ptes(c, 0, nr);
-	expect_creator(test, 0, false);
-	KUNIT_EXPECT_EQ(test, folio_read_mapcounts(folio).val, 0ULL);
-}
-
 /* What drivers insert is never claimed, nor is what is not rmappable. */
 static void test_no_claim(struct kunit *test)
 {
-	struct rmap_ctx *c = test->priv, *driver;
-	struct folio *folio = new_folio(test, 4);
+	struct rmap_ctx *c = test->priv;
 	struct page *page;
 
-	driver = other_mm(test);
-	vm_flags_init(driver->vma, driver->vma->vm_flags | VM_MIXEDMAP);
-	map_file(driver, 0, 2);
-	KUNIT_EXPECT_NULL(test, folio->_creator);
-	expect_creator(test, 0, true);
-	unmap_ptes(driver, 0, 2);
+	vm_flags_init(c->mms[1].vma, c->mms[1].vma->vm_flags | VM_MIXEDMAP);
+	new_folio(test, 4);
+	step(test, ADD, 1, 0, 2);
+	step(test, REMOVE, 1, 0, 2);
 
 	page = alloc_pages(GFP_KERNEL | __GFP_COMP, 2);
 	KUNIT_ASSERT_NOT_NULL(test, page);
-	folio = c->folio;
 	c->folio = page_folio(page);
-	folio_ref_add(c->folio, 2);
-	preempt_disable();
-	folio_add_file_rmap_ptes(c->folio, page, 2, c->vma);
-	preempt_enable();
-	KUNIT_EXPECT_NULL(test, c->folio->_creator);
-	expect_creator(test, 0, true);
-	unmap_ptes(c, 0, 2);
-	KUNIT_EXPECT_EQ(test, folio_read_mapcounts(c->folio).val, 0ULL);
+	step(test, ADD, 0, 0, 2);
+	step(test, REMOVE, 0, 0, 2);
 	__free_pages(page, 2);
-	c->folio = folio;
 }
 
-/* The first mapping of an unlocked folio warns. */
-static void test_claim_unlocked(struct kunit *test)
+#define expect_warning(test, wrong) do {				\
+	struct kunit *__test = (test);					\
+									\
+	kunit_warning_suppress(__test) {				\
+		wrong;							\
+		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(__test, 1);	\
+	}								\
+} while (0)
+
+/* Removing a mapping that does not exist warns, as does a claim without the folio lock. */
+static void test_warnings(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv;
 	struct folio *folio = new_folio(test, 4);
+	u64 val;
 
-	if (!IS_ENABLED(CONFIG_DEBUG_VM) || !folio_test_large_rmappable(folio))
-		kunit_skip(test, "needs CONFIG_DEBUG_VM, and rmappable folios");
-	folio_ref_add(folio, 1);
-	kunit_warning_suppress(test) {
-		preempt_disable();
-		folio_add_file_rmap_ptes(folio, &folio->page, 1, c->vma);
-		preempt_enable();
-		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 1);
+	if (!IS_ENABLED(CONFIG_DEBUG_VM))
+		kunit_skip(test, "needs CONFIG_DEBUG_VM");
+	if (folio_test_large_rmappable(folio)) {
+		folio_get(folio);
+		expect_warning(test, scoped_guard(preempt)
+			       folio_add_file_rmap_ptes(folio, &folio->page, 1, c->mms[0].vma));
+		c->mms[0].ptes = 1;
+		c->creator = c->mms[0].mm;
+		step(test, REMOVE, 0, 0, 1);
 	}
-	unmap_ptes(c, 0, 1);
-}
-
-/* One MM creates the folio and maps all of it, and forks: the other one. */
-static struct rmap_ctx *map_and_fork(struct kunit *test)
-{
-	struct rmap_ctx *c = test->priv, *other = other_mm(test);
-	const int nr = folio_nr_pages(c->folio);
-
-	folio_ref_add(c->folio, 2 * nr);
-	spin_lock(&c->mm->page_table_lock);
-	folio_add_new_anon_rmap(c->folio, c->vma, c->addr, RMAP_EXCLUSIVE);
-	expect_creator(test, nr, false);
-	raw_write_seqcount_begin(&c->mm->write_protect_seq);
-	KUNIT_EXPECT_EQ(test, 0,
-			folio_try_dup_anon_rmap_ptes(c->folio, &c->folio->page, nr,
-						     other->vma, c->vma));
-	raw_write_seqcount_end(&c->mm->write_protect_seq);
-	spin_unlock(&c->mm->page_table_lock);
-	expect_creator(test, nr, true);
-	return other;
+	if (folio_mapcounts_check_enabled())
+		return;
+	step(test, ADD, 0, 0, 1);
+	val = folio_read_mapcounts(folio).val;
+	expect_warning(test, __folio_add_mapcounts(folio, -2 * MAPCOUNTS_PTE, &folio->page,
+						   -2, 0));
+	KUNIT_EXPECT_TRUE(test, folio_mapped(folio));
+	atomic64_set(&folio->_mapcounts, val);
+	expect_warning(test, __folio_add_mapcounts(folio, -MAPCOUNTS_PMD, &folio->page, 0, -1));
+	atomic64_set(&folio->_mapcounts, val);
+	step(test, REMOVE, 0, 0, 1);
 }
 
 /* Adoption warns if the creator has mappings, or if there are more than were found. */
 static void test_adopt_wrong(struct kunit *test)
 {
-	struct rmap_ctx *c = test->priv, *other;
-	const u64 creator = MAPCOUNTS_CREATOR;
+	struct rmap_ctx *c = test->priv;
 	struct folio *folio = new_folio(test, 4);
 	struct folio_mapcounts was;
 
 	if (!IS_ENABLED(CONFIG_DEBUG_VM))
 		kunit_skip(test, "needs CONFIG_DEBUG_VM");
-	other = map_and_fork(test);
+	step(test, NEW_EXCLUSIVE, 0, 0, 16);
+	step(test, DUP, 1, 0, 16);
 	/* The creator maps the last page, another MM the last two. */
-	unmap_ptes(c, 0, 15);
-	unmap_ptes(other, 0, 14);
+	step(test, REMOVE, 0, 0, 15);
+	step(test, REMOVE, 1, 0, 14);
 	folio_lock(folio);
 
 	/* The creator is not gone, though the sum is right. */
-	kunit_warning_suppress(test) {
-		folio_adopt(folio, other->mm, 2);
-		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 1);
-	}
-	atomic64_sub(2 * creator, &folio->_mapcounts);
-	folio->_creator = c->mm;
-	unmap_ptes(c, 15, 1);
+	expect_warning(test, folio_adopt(folio, c->mms[1].mm, 2));
+	atomic64_sub(2 * MAPCOUNTS_CREATOR, &folio->_mapcounts);
+	folio->_creator = c->mms[0].mm;
+	folio_unlock(folio);
+	step(test, REMOVE, 0, 15, 1);
 
 	/* There is one entry more than was found. */
-	kunit_warning_suppress(test) {
-		folio_adopt(folio, other->mm, 1);
-		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 1);
-	}
-	atomic64_add(creator, &folio->_mapcounts);
+	folio_lock(folio);
+	expect_warning(test, folio_adopt(folio, c->mms[1].mm, 1));
+	atomic64_add(MAPCOUNTS_CREATOR, &folio->_mapcounts);
 	folio_unlock(folio);
+	c->creator = c->mms[1].mm;
 
 	/* The creator has no more entries than there are: this was one of its. */
-	kunit_warning_suppress(test) {
-		unmap_ptes(c, 14, 1);
-		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 1);
-	}
+	expect_warning(test, do_step(c, &(struct step){ REMOVE, 0, 14, 1 }));
 	was = folio_read_mapcounts(folio);
-	atomic64_sub(creator, &folio->_mapcounts);
+	atomic64_sub(MAPCOUNTS_CREATOR, &folio->_mapcounts);
 	folio_account_mapcounts(folio, was, folio_read_mapcounts(folio), PGTABLE_LEVEL_PTE);
-	unmap_ptes(other, 15, 1);
-	KUNIT_EXPECT_EQ(test, folio_read_mapcounts(folio).val, 0ULL);
+	c->mms[0].ptes++;
+	c->mms[1].ptes--;
+	step(test, REMOVE, 1, 15, 1);
 }
 
-/* An anonymous folio changes hands when its creator has gone. */
-static void test_adopt(struct kunit *test)
-{
-	struct rmap_ctx *c = test->priv, *other;
-	struct folio *folio = new_folio(test, 4);
+#define NR_THREADS	4
+#define NR_ROUNDS	3000
 
-	if (!folio_test_large_rmappable(folio))
-		kunit_skip(test, "no folio is rmappable");
-	other = map_and_fork(test);
-	unmap_ptes(c, 0, 16);
-	unmap_ptes(other, 0, 3);
-	expect_creator(test, 0, true);
-	folio_lock(folio);
-	spin_lock(&other->mm->page_table_lock);
-	folio_adopt(folio, other->mm, 13);
-	spin_unlock(&other->mm->page_table_lock);
-	folio_unlock(folio);
-	KUNIT_EXPECT_TRUE(test, folio_is_creator(folio, other->mm));
-	expect_creator(test, 13, false);
-	unmap_ptes(other, 3, 13);
-	KUNIT_EXPECT_EQ(test, folio_read_mapcounts(folio).val, 0ULL);
+struct racer {
+	struct rmap_ctx *c;
+	struct completion done;
+	u64 seed;
+	bool pmd;
+};
+
+/* Maps and unmaps at random; what it has mapped at the end is nothing. */
+static int race(void *data)
+{
+	struct racer *r = data;
+	struct vm_area_struct *vma = r->c->mms[0].vma;
+	struct folio *folio = r->c->folio;
+	const int nr_pages = folio_nr_pages(folio);
+	struct rnd_state rnd;
+	int i;
+
+	prandom_seed_state(&rnd, r->seed);
+	for (i = 0; i < NR_ROUNDS; i++) {
+		const u32 v = prandom_u32_state(&rnd);
+		const int first = v % nr_pages;
+		const int nr = 1 + (v >> 16) % min(nr_pages - first, 16);
+		const bool pmd = r->pmd && v & BIT(31);
+
+		folio_ref_add(folio, nr);
+		scoped_guard(preempt) {
+			if (pmd)
+				folio_add_file_rmap_pmd(folio, &folio->page, vma);
+			folio_add_file_rmap_ptes(folio, folio_page(folio, first), nr, vma);
+		}
+		scoped_guard(preempt) {
+			folio_remove_rmap_ptes(folio, folio_page(folio, first), nr, vma);
+			if (pmd)
+				folio_remove_rmap_pmd(folio, &folio->page, vma);
+		}
+		folio_put_refs(folio, nr);
+	}
+	complete(&r->done);
+	return 0;
 }
 
 /*
- * MM 0 creates a folio of 16 pages, which MMs 1 and 2 share: who does what, and how
- * many pages count as mapped then.
+ * Threads change the mapcounts of a folio concurrently, without a common lock, while one
+ * PTE stays mapped. In the end, this PTE is the only mapping.
  */
-static const struct {
-	enum { CREATE, FORK, UNMAP, ADOPT } op;
-	int mm, first, nr, pages;
-} share_steps[] = {
-	{ CREATE, 0, 0, 16, 16 },
-	{ FORK,   1, 0, 16, 16 },
-	{ UNMAP,  0, 0, 6, 16 },
-	{ UNMAP,  1, 0, 16, 10 },
-	{ FORK,   1, 6, 10, 10 },
-	{ UNMAP,  0, 6, 2, 10 },
-	{ UNMAP,  1, 14, 2, 8 },	/* of 10 */
-	{ FORK,   2, 8, 6, 14 },	/* likewise */
-	{ UNMAP,  0, 8, 8, 14 },	/* of 8 */
-	{ UNMAP,  1, 6, 8, 6 },
-	{ ADOPT,  2, 8, 6, 6 },
-	{ FORK,   1, 8, 2, 6 },
-	{ UNMAP,  2, 8, 5, 2 },		/* of 3 */
-	{ UNMAP,  2, 13, 1, 2 },
-	{ UNMAP,  1, 8, 2, 0 },
+static void test_race(struct kunit *test)
+{
+	const unsigned int orders[] = { 1, 4, TEST_MAX_ORDER };
+	static struct racer racers[NR_THREADS];
+	struct rmap_ctx *c = test->priv;
+	int i, j;
+
+	for (i = 0; i < ARRAY_SIZE(orders); i++) {
+		new_folio(test, orders[i]);
+		step(test, ADD, 0, 0, 1);
+		for (j = 0; j < NR_THREADS; j++) {
+			racers[j] = (struct racer){
+				.c = c, .seed = j + 1,
+				.pmd = IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) &&
+				       orders[i] == TEST_MAX_ORDER,
+			};
+			init_completion(&racers[j].done);
+			if (IS_ERR(kthread_run(race, &racers[j], "rmap_race/%d", j)))
+				break;
+		}
+		KUNIT_EXPECT_EQ(test, j, NR_THREADS);
+		while (j--)
+			wait_for_completion(&racers[j].done);
+		step(test, REMOVE, 0, 0, 1);
+		free_folio(test);
+	}
+}
+
+struct flags_racer {
+	struct folio *folio;
+	unsigned long end;	/* jiffies */
+	struct completion done;
+	int lost;
 };
 
-/* fork() maps these pages in MM @c, too. */
-static void share_fork(struct kunit *test, struct rmap_ctx *c, int first, int nr)
+/*
+ * Change other flags of these pages while test_exclusive_race() changes
+ * PG_anon_exclusive. PG_unevictable is in the byte of PG_hwpoison and exists in all
+ * configurations. The first two pages have flags of the folio.
+ */
+static int race_flags(void *data)
 {
-	struct rmap_ctx *from = test->priv;
+	struct flags_racer *r = data;
+	bool set = false;
+	int i;
 
-	folio_ref_add(c->folio, nr);
-	spin_lock(&from->mm->page_table_lock);
-	raw_write_seqcount_begin(&from->mm->write_protect_seq);
-	KUNIT_EXPECT_EQ(test, 0,
-			folio_try_dup_anon_rmap_ptes(c->folio, folio_page(c->folio, first),
-						     nr, c->vma, from->vma));
-	raw_write_seqcount_end(&from->mm->write_protect_seq);
-	spin_unlock(&from->mm->page_table_lock);
-}
+	while (set || time_before(jiffies, r->end)) {
+		for (i = 0; i < 4; i++) {
+			unsigned long *flags = &folio_page(r->folio, i)->flags.f;
+			const int bit = i < 2 ? PG_active : PG_unevictable;
 
-static void share_step(struct kunit *test, struct rmap_ctx *c, int step)
-{
-	const int first = share_steps[step].first, nr = share_steps[step].nr;
-
-	switch (share_steps[step].op) {
-	case CREATE:
-		return do_anon_op(c, NEW, first, nr);
-	case FORK:
-		return share_fork(test, c, first, nr);
-	case UNMAP:
-		return unmap_ptes(c, first, nr);
-	case ADOPT:
-		folio_lock(c->folio);
-		spin_lock(&c->mm->page_table_lock);
-		folio_adopt(c->folio, c->mm, nr);
-		spin_unlock(&c->mm->page_table_lock);
-		folio_unlock(c->folio);
+			if (set)
+				r->lost += !test_and_clear_bit(bit, flags);
+			else
+				r->lost += test_and_set_bit(bit, flags);
+		}
+		set = !set;
+		cond_resched();
 	}
+	complete(&r->done);
+	return 0;
 }
 
-/* Takes all steps. Return: the first after which @pages is not the counter, or -1. */
-static int wrong_share_step(struct kunit *test, long *pages)
+/* Concurrent changes of other flags and of PG_anon_exclusive are not lost. */
+static void test_exclusive_race(struct kunit *test)
 {
-	struct folio *folio = new_folio(test, 4);
-	struct rmap_ctx *mms[] = { test->priv, other_mm(test), other_mm(test) };
-	struct pglist_data *pgdat = folio_pgdat(folio);
-	const long start = node_sum(pgdat, NR_ANON_MAPPED);
-	int i, found = -1;
+	struct rmap_ctx *c = test->priv;
+	struct folio *folio = new_folio(test, 2);
+	struct flags_racer r = { .folio = folio, .end = jiffies + HZ / 2 };
+	int i, lost = 0;
 
-	for (i = 0; i < ARRAY_SIZE(share_steps); i++) {
-		share_step(test, mms[share_steps[i].mm], i);
-		if (found >= 0)
-			continue;
-		*pages = node_sum(pgdat, NR_ANON_MAPPED) - start;
-		if (*pages != share_steps[i].pages)
-			found = i;
+	BUILD_BUG_ON(PG_unevictable / BITS_PER_BYTE == PG_anon_exclusive / BITS_PER_BYTE);
+	step(test, NEW_EXCLUSIVE, 0, 0, 4);
+	init_completion(&r.done);
+	KUNIT_ASSERT_FALSE(test, IS_ERR(kthread_run(race_flags, &r, "rmap_race_flags")));
+	while (time_before(jiffies, r.end)) {
+		spin_lock(&c->mms[0].mm->page_table_lock);
+		folio_set_pages_anon_exclusive(folio, &folio->page, 4);
+		for (i = 0; i < 4; i++)
+			lost += !PageAnonExclusive(folio_page(folio, i));
+		folio_clear_pages_anon_exclusive(folio, &folio->page, 4);
+		for (i = 0; i < 4; i++)
+			lost += PageAnonExclusive(folio_page(folio, i));
+		spin_unlock(&c->mms[0].mm->page_table_lock);
+		cond_resched();
 	}
-	free_folio(test);
-	return found;
+	wait_for_completion(&r.done);
+	KUNIT_EXPECT_EQ(test, lost, 0);
+	KUNIT_EXPECT_EQ(test, r.lost, 0);
+	step(test, REMOVE, 0, 0, 4);
 }
 
-/* The estimate for MMs that share a folio. Other tasks may map pages meanwhile. */
-static void test_account_shared(struct kunit *test)
-{
-	int tries, step = 0;
-	long pages;
-
-	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
-		kunit_skip(test, "no anonymous folio is large");
-	for (tries = 0; tries < 10 && step >= 0; tries++)
-		step = wrong_share_step(test, &pages);
-	if (step >= 0)
-		KUNIT_FAIL(test, "after step %d: %ld pages, expected %d\n", step, pages,
-			   share_steps[step].pages);
-}
-
-/* Count, in the page tables of the MM, the entries for each page of the folio. */
-static void count_entries(struct mm_struct *mm, const struct folio *folio,
-			  unsigned int *counts)
+/* Add the entries that the page tables of the MM have for each page of the folio. */
+static unsigned int count_entries(struct mm_struct *mm, const struct folio *folio,
+				  unsigned int *counts)
 {
 	VMA_ITERATOR(vmi, mm, 0);
 	struct vm_area_struct *vma;
+	unsigned int sum = 0;
 	struct folio_walk fw;
 	unsigned long addr;
 
@@ -1156,70 +924,61 @@ static void count_entries(struct mm_struct *mm, const struct folio *folio,
 		for (addr = vma->vm_start; addr < vma->vm_end; addr += PAGE_SIZE) {
 			if (!folio_walk_start(&fw, vma, addr, 0))
 				continue;
-			if (page_folio(fw.page) == folio)
+			if (page_folio(fw.page) == folio) {
 				counts[folio_page_idx(folio, fw.page)]++;
+				sum++;
+			}
 			folio_walk_end(&fw, vma);
 		}
 	}
 	mmap_read_unlock(mm);
+	return sum;
 }
 
 #define GUARD	0xa5a5a5a5
 
-/* Each page of the window gets its true count; nothing is written beside it. */
-static void check_window(struct kunit *test, const unsigned int *truth,
-			 unsigned long first, unsigned long nr, int line)
+/*
+ * Each page of each window gets the count of the page tables of this MM and of its
+ * children; nothing is written beside it.
+ */
+static void check_counts(struct kunit *test, unsigned int pages, int line)
 {
 	struct rmap_ctx *c = test->priv;
-	unsigned int *counts = kunit_kmalloc_array(test, nr + 2, sizeof(*counts),
-						   GFP_KERNEL);
-	unsigned long i;
+	const unsigned int nr = folio_nr_pages(c->folio);
+	const struct {
+		unsigned int first, nr;
+	} windows[] = { { 0, nr }, { 0, 1 }, { nr - 1, 1 }, { nr / 2 - 1, 2 }, { 1, nr - 2 } };
+	unsigned int *truth = kunit_kcalloc(test, nr, sizeof(*truth), GFP_KERNEL);
+	unsigned int *counts = kunit_kcalloc(test, nr + 2, sizeof(*counts), GFP_KERNEL);
+	unsigned int i, sum;
 	int err;
 
-	KUNIT_ASSERT_NOT_NULL(test, counts);
-	memset32(counts, GUARD, nr + 2);
-	folio_lock(c->folio);
-	err = folio_page_mapcounts(c->folio, first, nr, counts + 1);
-	folio_unlock(c->folio);
-	KUNIT_EXPECT_EQ_MSG(test, err, 0, "line %d", line);
-	KUNIT_EXPECT_EQ_MSG(test, counts[0], GUARD, "line %d", line);
-	KUNIT_EXPECT_EQ_MSG(test, counts[nr + 1], GUARD, "line %d", line);
-	for (i = 0; i < nr && counts[i + 1] == truth[first + i]; i++)
-		;
-	if (i < nr)
-		KUNIT_FAIL(test, "line %d, pages %lu + %lu: page %lu has count %u, expected %u",
-			   line, first, nr, first + i, counts[i + 1],
-			   truth[first + i]);
-	kunit_kfree(test, counts);
-}
-
-/* The true counts are those in the page tables of this MM and of @other, if any. */
-static void check_counts(struct kunit *test, struct mm_struct *other,
-			 unsigned int pages, int line)
-{
-	struct rmap_ctx *c = test->priv;
-	const unsigned long nr = folio_nr_pages(c->folio);
-	unsigned int *truth = kunit_kcalloc(test, nr, sizeof(*truth), GFP_KERNEL);
-	unsigned int i, sum = 0;
-
 	KUNIT_ASSERT_NOT_NULL(test, truth);
-	count_entries(c->mm, c->folio, truth);
-	if (other)
-		count_entries(other, c->folio, truth);
-	for (i = 0; i < nr; i++)
-		sum += truth[i];
+	KUNIT_ASSERT_NOT_NULL(test, counts);
+	sum = count_entries(c->mms[0].mm, c->folio, truth);
+	for (i = 0; i < ARRAY_SIZE(c->children); i++)
+		if (c->children[i])
+			sum += count_entries(c->children[i], c->folio, truth);
 	KUNIT_EXPECT_EQ_MSG(test, sum, pages, "line %d", line);
 
-	check_window(test, truth, 0, nr, line);
-	check_window(test, truth, 0, 1, line);
-	check_window(test, truth, nr - 1, 1, line);
-	check_window(test, truth, nr / 2 - 1, 2, line);
-	check_window(test, truth, 1, nr - 2, line);
+	for (i = 0; i < ARRAY_SIZE(windows); i++) {
+		const unsigned int first = windows[i].first, n = windows[i].nr;
+
+		memset32(counts, GUARD, nr + 2);
+		folio_lock(c->folio);
+		err = folio_page_mapcounts(c->folio, first, n, counts + 1);
+		folio_unlock(c->folio);
+		if (err || counts[0] != GUARD || counts[n + 1] != GUARD ||
+		    memcmp(counts + 1, truth + first, n * sizeof(*counts)))
+			KUNIT_FAIL(test, "line %d, pages %u + %u: error %d, or wrong counts",
+				   line, first, n, err);
+	}
+	kunit_kfree(test, counts);
 	kunit_kfree(test, truth);
 }
 
-#define expect_counts(test, other, pages) \
-	check_counts(test, other, pages, __LINE__)
+#define expect_counts(test, pages) \
+	check_counts(test, pages, __LINE__)
 
 /* No walk finds as many mappings as folio->_mapcounts has. */
 static void expect_no_counts(struct kunit *test)
@@ -1232,35 +991,28 @@ static void expect_no_counts(struct kunit *test)
 	folio_unlock(c->folio);
 }
 
-static ssize_t read_file_at(struct vfsmount *mnt, const char *name,
-			    unsigned long buf, size_t size, loff_t pos)
-{
-	struct file *file = file_open_root_mnt(mnt, name, O_RDONLY, 0);
-	ssize_t ret;
-
-	if (IS_ERR(file))
-		return PTR_ERR(file);
-	ret = vfs_read(file, (char __user *)buf, size, &pos);
-	fput(file);
-	return ret;
-}
-
 /* Returns what /proc/kpagecount says of the folio's pages, or NULL. */
 static u64 *read_kpagecount(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv;
 	const size_t size = folio_nr_pages(c->folio) * sizeof(u64);
-	const loff_t pos = folio_pfn(c->folio) * sizeof(u64);
+	loff_t pos = folio_pfn(c->folio) * sizeof(u64);
 	u64 *counts = kunit_kzalloc(test, size, GFP_KERNEL);
 	struct vfsmount *mnt = kern_mount(get_fs_type("proc"));
 	unsigned long buf = vm_mmap(NULL, 0, size, PROT_READ | PROT_WRITE,
 				    MAP_PRIVATE | MAP_ANONYMOUS, 0);
+	struct file *file;
 
 	KUNIT_EXPECT_NOT_ERR_OR_NULL(test, mnt);
 	KUNIT_EXPECT_FALSE(test, IS_ERR_VALUE(buf));
-	if (IS_ERR_OR_NULL(mnt) || IS_ERR_VALUE(buf))
+	if (!counts || IS_ERR_OR_NULL(mnt) || IS_ERR_VALUE(buf))
 		return NULL;
-	KUNIT_EXPECT_EQ(test, size, read_file_at(mnt, "kpagecount", buf, size, pos));
+	file = file_open_root_mnt(mnt, "kpagecount", O_RDONLY, 0);
+	KUNIT_EXPECT_FALSE(test, IS_ERR(file));
+	if (!IS_ERR(file)) {
+		KUNIT_EXPECT_EQ(test, size, vfs_read(file, (char __user *)buf, size, &pos));
+		fput(file);
+	}
 	KUNIT_EXPECT_EQ(test, 0, copy_from_user(counts, (void __user *)buf, size));
 	kern_unmount(mnt);
 	KUNIT_EXPECT_EQ(test, 0, vm_munmap(buf, size));
@@ -1279,13 +1031,8 @@ static void check_kpagecount(struct kunit *test, int first, int nr, u64 count, i
 	if (!IS_ENABLED(CONFIG_PROC_PAGE_MONITOR))
 		return;
 	counts = read_kpagecount(test);
-	for (i = first; counts && i < first + nr; i++) {
-		if (counts[i] == count)
-			continue;
-		KUNIT_FAIL(test, "line %d: page %d has count %llu, expected %llu",
-			   line, i, counts[i], count);
-		return;
-	}
+	for (i = first; counts && i < first + nr; i++)
+		KUNIT_EXPECT_EQ_MSG(test, counts[i], count, "line %d, page %d", line, i);
 }
 
 static vm_fault_t file_fault(struct vm_fault *vmf)
@@ -1331,10 +1078,10 @@ static void truncate_file(void *data)
 }
 
 /* A file of one folio: for the rmap, it need not be in the page cache. */
-static void new_file(struct kunit *test)
+static struct folio *new_file(struct kunit *test, unsigned int order)
 {
 	struct rmap_ctx *c = test->priv;
-	struct folio *folio = new_folio(test, TEST_MAX_ORDER);
+	struct folio *folio = new_folio(test, order);
 
 	c->file = anon_inode_create_getfile("[rmap_kunit]", &file_fops, c,
 					    O_RDONLY, NULL);
@@ -1346,6 +1093,7 @@ static void new_file(struct kunit *test)
 	folio->mapping = c->file->f_mapping;
 	folio_mark_uptodate(folio);
 	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, truncate_file, c));
+	return folio;
 }
 
 /* Map @nr pages of the file, from @first, and read @nr_read of them. */
@@ -1364,53 +1112,54 @@ static void map_pages(struct kunit *test, unsigned long addr, unsigned long firs
 /* A file that an MM maps twice, once by a PMD if there are, once by PTEs. */
 static void test_counts_file(struct kunit *test)
 {
-	const int nr = 1 << TEST_MAX_ORDER;
-	const unsigned long size = PAGE_SIZE << TEST_MAX_ORDER;
+	const int nr = PMD_PAGES;
+	const unsigned long size = nr * PAGE_SIZE;
+	struct folio *folio = new_file(test, TEST_MAX_ORDER);
 	struct rmap_ctx *c = test->priv;
 
-	new_file(test);
-	expect_counts(test, NULL, 0);
+	expect_counts(test, 0);
 	map_pages(test, c->addr + size, nr / 4, nr / 2, 5);
-	expect_counts(test, NULL, 5);
+	expect_counts(test, 5);
 	expect_kpagecount(test, 0, nr / 4, 0);
 	expect_kpagecount(test, nr / 4, 5, 1);
-	/* No walk finds a mapping that only the mapcounts have. */
-	atomic64_add(MAPCOUNTS_PTE, &c->folio->_mapcounts);
+	/* The walk finds one mapping less, or more, than the mapcounts have. */
+	atomic64_add(MAPCOUNTS_PTE, &folio->_mapcounts);
 	expect_no_counts(test);
 	expect_kpagecount(test, 0, nr, 1);
-	atomic64_sub(MAPCOUNTS_PTE, &c->folio->_mapcounts);
+	atomic64_sub(2 * MAPCOUNTS_PTE, &folio->_mapcounts);
+	expect_no_counts(test);
+	atomic64_add(MAPCOUNTS_PTE, &folio->_mapcounts);
 	map_pages(test, c->addr, 0, nr, nr);
-	expect_counts(test, NULL, nr + 5);
+	expect_counts(test, nr + 5);
 
 	/* Special entries are not counted, though the rmap finds their VMA. */
 	c->special = true;
 	map_pages(test, c->addr + size + size / 2, 0, 4, 0);
-	expect_counts(test, NULL, nr + 5);
+	expect_counts(test, nr + 5);
 
-	KUNIT_EXPECT_EQ(test, 0, vm_munmap(c->addr, size));
-	expect_counts(test, NULL, 5);
 	KUNIT_EXPECT_EQ(test, 0, vm_munmap(c->addr + size + PAGE_SIZE, PAGE_SIZE));
-	expect_counts(test, NULL, 4);
+	expect_counts(test, nr + 4);
+	if (folio_test_large_rmappable(folio))
+		KUNIT_EXPECT_TRUE(test, list_empty(&folio->_deferred_list));
+	KUNIT_EXPECT_EQ(test, 0, vm_munmap(c->addr, size));
+	expect_counts(test, 4);
 }
 
 /* The rmap does not find what drivers map. */
 static void test_counts_driver(struct kunit *test)
 {
-	struct rmap_ctx *c = test->priv;
-
 	new_folio(test, 4);
 	expect_kpagecount(test, 0, 16, 0);
-	map_file(c, 0, 3);
+	step(test, ADD, 0, 0, 3);
 	expect_no_counts(test);
 	expect_kpagecount(test, 0, 16, 1);
-	map_file(c, 0, 16);
+	step(test, ADD, 0, 0, 16);
 	expect_kpagecount(test, 0, 16, 1);
-	map_file(c, 0, 16);
+	step(test, ADD, 0, 0, 8);
 	expect_kpagecount(test, 0, 16, 2);
-	unmap_ptes(c, 0, 16);
-	unmap_ptes(c, 0, 16);
-	unmap_ptes(c, 0, 3);
-	expect_kpagecount(test, 0, 16, 0);
+	step(test, REMOVE, 0, 0, 8);
+	step(test, REMOVE, 0, 0, 16);
+	step(test, REMOVE, 0, 0, 3);
 }
 
 struct late_unlock {
@@ -1426,429 +1175,106 @@ static void late_unlock(struct work_struct *work)
 /* Reading kpagecount does not wait until the folio is unlocked, here after 3 s. */
 static void test_counts_locked(struct kunit *test)
 {
-	struct rmap_ctx *c = test->priv;
 	struct late_unlock late;
 
 	if (!IS_ENABLED(CONFIG_PROC_PAGE_MONITOR))
 		kunit_skip(test, "no kpagecount");
 	late.folio = new_folio(test, 4);
-	map_file(c, 0, 3);
+	step(test, ADD, 0, 0, 3);
 	INIT_DELAYED_WORK_ONSTACK(&late.work, late_unlock);
-	folio_lock(c->folio);
+	folio_lock(late.folio);
 	schedule_delayed_work(&late.work, 3 * HZ);
 	expect_kpagecount(test, 0, 16, 1);
 	if (cancel_delayed_work_sync(&late.work))
-		folio_unlock(c->folio);
+		folio_unlock(late.folio);
 	else
 		KUNIT_FAIL(test, "waited for the folio lock");
 	destroy_delayed_work_on_stack(&late.work);
-	unmap_ptes(c, 0, 3);
-}
-
-#define NR_THREADS	4
-#define NR_ROUNDS	3000
-
-struct racer {
-	struct rmap_ctx *c;
-	struct completion done;
-	u64 seed;
-	bool pmd;
-};
-
-/* Maps and unmaps at random; what it has mapped at the end is nothing. */
-static int race(void *data)
-{
-	struct racer *r = data;
-	struct rmap_ctx *c = r->c;
-	const int nr_pages = folio_nr_pages(c->folio);
-	struct rnd_state rnd;
-	int i;
-
-	prandom_seed_state(&rnd, r->seed);
-	for (i = 0; i < NR_ROUNDS; i++) {
-		const u32 v = prandom_u32_state(&rnd);
-		const int first = v % nr_pages;
-		const int nr = 1 + (v >> 16) % min(nr_pages - first, 16);
-
-		folio_ref_add(c->folio, nr);
-		preempt_disable();
-		if (r->pmd && v & BIT(31))
-			folio_add_file_rmap_pmd(c->folio, &c->folio->page, c->vma);
-		folio_add_file_rmap_ptes(c->folio, folio_page(c->folio, first),
-					 nr, c->vma);
-		preempt_enable();
-
-		preempt_disable();
-		folio_remove_rmap_ptes(c->folio, folio_page(c->folio, first),
-				       nr, c->vma);
-		if (r->pmd && v & BIT(31))
-			folio_remove_rmap_pmd(c->folio, &c->folio->page, c->vma);
-		preempt_enable();
-		folio_put_refs(c->folio, nr);
-	}
-	complete(&r->done);
-	return 0;
-}
-
-/*
- * Several threads change the mapcounts of one folio at the same time, without a
- * lock that they share. Nothing may be lost or left over, in the mapcounts or in
- * what is derived from the differences: the folio is mapped by one PTE that
- * stays, and afterwards by this one alone.
- */
-static void test_race(struct kunit *test)
-{
-	static struct racer racers[NR_THREADS];
-	struct rmap_ctx *c = test->priv;
-	struct folio *folio = new_folio(test, test_order(test));
-	const bool pmd = IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) &&
-			 test_order(test) == TEST_MAX_ORDER;
-	int i, started = 0;
-
-	map_file(c, 0, 1);
-	for (i = 0; i < NR_THREADS; i++) {
-		struct task_struct *task;
-
-		racers[i] = (struct racer){ .c = c, .seed = i + 1, .pmd = pmd };
-		init_completion(&racers[i].done);
-		task = kthread_run(race, &racers[i], "rmap_race/%d", i);
-		if (IS_ERR(task))
-			break;
-		started++;
-	}
-	KUNIT_EXPECT_EQ(test, started, NR_THREADS);
-	for (i = 0; i < started; i++)
-		wait_for_completion(&racers[i].done);
-
-	expect_mapcounts(test, folio, 1, 0);
-	unmap_ptes(c, 0, 1);
-	expect_mapcounts(test, folio, 0, 0);
-	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 1);
-}
-
-struct flags_racer {
-	struct folio *folio;
-	unsigned long end;	/* jiffies */
-	struct completion done;
-	int lost;
-};
-
-/*
- * Change other flags of these pages while test_exclusive_race() changes
- * PG_anon_exclusive. PG_unevictable is in the byte of PG_hwpoison and exists in all
- * configurations. The first two pages have flags of the folio.
- */
-static int race_flags(void *data)
-{
-	struct flags_racer *r = data;
-	bool set = false;
-	int i;
-
-	while (set || time_before(jiffies, r->end)) {
-		for (i = 0; i < 4; i++) {
-			unsigned long *flags = &folio_page(r->folio, i)->flags.f;
-			const int bit = i < 2 ? PG_active : PG_unevictable;
-
-			if (set)
-				r->lost += !test_and_clear_bit(bit, flags);
-			else
-				r->lost += test_and_set_bit(bit, flags);
-		}
-		set = !set;
-		cond_resched();
-	}
-	complete(&r->done);
-	return 0;
-}
-
-/* Concurrent changes of other flags and of PG_anon_exclusive are not lost. */
-static void test_exclusive_race(struct kunit *test)
-{
-	struct rmap_ctx *c = test->priv;
-	struct folio *folio = new_folio(test, 2);
-	struct flags_racer r = { .folio = folio, .end = jiffies + HZ / 2 };
-	struct task_struct *task;
-	int i, lost = 0;
-
-	folio_ref_add(folio, 4);
-	spin_lock(&c->mm->page_table_lock);
-	folio_add_new_anon_rmap(folio, c->vma, c->addr, RMAP_EXCLUSIVE);
-	spin_unlock(&c->mm->page_table_lock);
-
-	BUILD_BUG_ON(PG_unevictable / BITS_PER_BYTE == PG_anon_exclusive / BITS_PER_BYTE);
-	init_completion(&r.done);
-	task = kthread_run(race_flags, &r, "rmap_race_flags");
-	KUNIT_ASSERT_FALSE(test, IS_ERR(task));
-	while (time_before(jiffies, r.end)) {
-		spin_lock(&c->mm->page_table_lock);
-		folio_set_pages_anon_exclusive(folio, &folio->page, 4);
-		for (i = 0; i < 4; i++)
-			lost += !PageAnonExclusive(folio_page(folio, i));
-		folio_clear_pages_anon_exclusive(folio, &folio->page, 4);
-		for (i = 0; i < 4; i++)
-			lost += PageAnonExclusive(folio_page(folio, i));
-		spin_unlock(&c->mm->page_table_lock);
-		cond_resched();
-	}
-	wait_for_completion(&r.done);
-	KUNIT_EXPECT_EQ(test, lost, 0);
-	KUNIT_EXPECT_EQ(test, r.lost, 0);
-	unmap_ptes(c, 0, 4);
+	step(test, REMOVE, 0, 0, 3);
 }
 
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
-/*
- * A folio of two PMDs, mapped by two MMs: MM 0 is the creator. Each MM has each of
- * the two parts in one of these ways.
- */
-enum mix { BY_PMD, BY_PTES, BY_FEW_PTES, UNMAPPED, NR_MIXES };
-
 #define NR_PARTS	2
 #define FEW		3
 
-struct two_pmds {
-	struct rmap_ctx *c[2];		/* by MM */
-	enum mix mix[2][NR_PARTS];
-	struct mapped start;
-};
+enum mix { BY_PMD, BY_PTES, BY_FEW_PTES, UNMAPPED, NR_MIXES };
 
-static const struct account_kind *anon_kind = &account_kinds[2];
-
-/* What the mapcounts have to be, and the statistics. */
-static void check_two_pmds(struct kunit *test, const struct two_pmds *t, int line)
+/* From BY_PMD or BY_PTES on, have an MM map a part of the folio in another way. */
+static enum mix change_part(struct kunit *test, int mm, int part, enum mix from, enum mix to)
 {
-	const unsigned int ptes_of[] = { 0, HPAGE_PMD_NR, FEW, 0 };
-	struct folio *folio = t->c[0]->folio;
-	const unsigned long nr_pages = NR_PARTS * HPAGE_PMD_NR;
-	const struct folio_mapcounts mc = folio_read_mapcounts(folio);
-	const struct mapped now = read_mapped(anon_kind, folio);
-	unsigned int ptes = 0, pmds = 0, creator = 0, entries, pages, mapped;
-	bool exclusive;
-	int mm, part;
+	const int first = part * PMD_PAGES;
 
-	for (mm = 0; mm < 2; mm++) {
-		for (part = 0; part < NR_PARTS; part++) {
-			const enum mix mix = t->mix[mm][part];
-
-			ptes += ptes_of[mix];
-			pmds += mix == BY_PMD;
-			if (!mm)
-				creator += ptes_of[mix] + (mix == BY_PMD);
-		}
+	if (from == BY_PMD && to == UNMAPPED) {
+		step(test, REMOVE_PMD, mm, first, 0);
+	} else if (from == BY_PMD && to != BY_PMD) {
+		step(test, SPLIT_PMD, mm, first, 0);
+		from = BY_PTES;
 	}
-	if (folio_is_creator(folio, t->c[1]->mm))
-		creator = ptes + pmds - creator;
-	entries = ptes + pmds;
-	pages = ptes + pmds * HPAGE_PMD_NR;
-	exclusive = creator == entries;
-	mapped = min(pmds ? pages : max(creator, ptes - creator), nr_pages);
-
-	if (mapcounts_ptes(mc) == ptes && mapcounts_pmds(mc) == pmds &&
-	    mapcounts_creator(mc) == creator &&
-	    folio_mapcount(folio) == entries &&
-	    folio_mapped(folio) == !!entries &&
-	    folio_ref_count(folio) == 1 + entries &&
-	    mapcounts_pages(mc) == pages &&
-	    mapcounts_exclusive(mc) == exclusive &&
-	    folio_maybe_mapped_shared(folio) == (entries > 1 && creator != entries) &&
-	    mapcounts_nr_mapped(mc, nr_pages, true) == mapped &&
-	    mapcounts_partial(mc, nr_pages) == (pages && pages < nr_pages) &&
-	    now.pages - t->start.pages == mapped &&
-	    now.by_pmd - t->start.by_pmd == min(pmds * HPAGE_PMD_NR, nr_pages))
-		return;
-	KUNIT_FAIL(test,
-		   "line %d, MM 0 has %d %d, MM 1 has %d %d: mapcounts %#llx, refs %d, shared %d, mapped %ld, by PMDs %ld; expected ptes %u, pmds %u, creator %u",
-		   line, t->mix[0][0], t->mix[0][1], t->mix[1][0], t->mix[1][1],
-		   mc.val, folio_ref_count(folio), folio_maybe_mapped_shared(folio),
-		   now.pages - t->start.pages, now.by_pmd - t->start.by_pmd,
-		   ptes, pmds, creator);
+	if (from == BY_PTES && to == UNMAPPED)
+		step(test, REMOVE, mm, first, PMD_PAGES);
+	else if (from == BY_PTES && to == BY_FEW_PTES)
+		step(test, REMOVE, mm, first + FEW, PMD_PAGES - FEW);
+	else if (from == BY_FEW_PTES && to == UNMAPPED)
+		step(test, REMOVE, mm, first, FEW);
+	return to;
 }
 
-/* The creator maps both parts by PMDs, and forks the other MM. */
-static void new_two_pmds(struct kunit *test, struct two_pmds *t)
+static void run_mix(struct kunit *test, const int *mix)
 {
-	struct rmap_ctx *c = t->c[0];
-	struct folio *folio = new_folio(test, HPAGE_PMD_ORDER + 1);
-	struct page *second = folio_page(folio, HPAGE_PMD_NR);
+	struct folio *folio = new_folio(test, TEST_MAX_ORDER + 1);
+	int part, i;
 
-	t->c[1]->folio = folio;
-	t->start = read_mapped(anon_kind, folio);
-	memset(t->mix, 0, sizeof(t->mix));
-	t->mix[1][0] = UNMAPPED;
-	t->mix[1][1] = UNMAPPED;
-	folio_ref_add(folio, NR_PARTS);
-	spin_lock(&c->mm->page_table_lock);
-	folio_add_new_anon_rmap(folio, c->vma, c->addr, RMAP_EXCLUSIVE);
-	spin_unlock(&c->mm->page_table_lock);
-	check_two_pmds(test, t, __LINE__);
-	KUNIT_EXPECT_TRUE(test, PageAnonExclusive(&folio->page));
-	KUNIT_EXPECT_TRUE(test, PageAnonExclusive(second));
+	step(test, NEW_EXCLUSIVE, 0, 0, 1);
+	KUNIT_EXPECT_TRUE(test, PageAnonExclusive(folio_page(folio, PMD_PAGES)));
+	for (part = 0; part < NR_PARTS; part++)
+		step(test, DUP_PMD, 1, part * PMD_PAGES, 1);
+	for (i = 0; i < 4; i++)
+		change_part(test, i / 2, i % 2, BY_PMD, mix[i]);
+
+	/* The last MM that maps the folio adopts it. */
+	if (mix[0] == UNMAPPED && mix[1] == UNMAPPED && folio_mapped(folio))
+		step(test, ADOPT, 1, 0, 0);
+
+	/* The parts go in the other order. */
+	for (part = NR_PARTS - 1; part >= 0; part--)
+		for (i = 0; i < 2; i++)
+			change_part(test, i, part, mix[2 * i + part], UNMAPPED);
+	KUNIT_EXPECT_FALSE(test, folio_mapped(folio));
+	free_folio(test);
 }
 
-static void fork_two_pmds(struct kunit *test, struct two_pmds *t)
-{
-	struct rmap_ctx *c = t->c[0], *other = t->c[1];
-	int part, err = 0;
-
-	for (part = 0; part < NR_PARTS; part++) {
-		struct page *page = folio_page(c->folio, part * HPAGE_PMD_NR);
-
-		folio_get(c->folio);
-		spin_lock(&c->mm->page_table_lock);
-		raw_write_seqcount_begin(&c->mm->write_protect_seq);
-		err |= folio_try_dup_anon_rmap_pmd(c->folio, page, other->vma, c->vma);
-		raw_write_seqcount_end(&c->mm->write_protect_seq);
-		spin_unlock(&c->mm->page_table_lock);
-		t->mix[1][part] = BY_PMD;
-		check_two_pmds(test, t, __LINE__);
-		KUNIT_EXPECT_FALSE(test, PageAnonExclusive(page));
-	}
-	KUNIT_EXPECT_EQ(test, err, 0);
-}
-
-static void split_part(struct rmap_ctx *c, int part, rmap_t flags)
-{
-	struct page *page = folio_page(c->folio, part * HPAGE_PMD_NR);
-
-	folio_ref_add(c->folio, HPAGE_PMD_NR - 1);
-	spin_lock(&c->mm->page_table_lock);
-	folio_split_anon_rmap_pmd(c->folio, page, c->vma, flags);
-	spin_unlock(&c->mm->page_table_lock);
-}
-
-/* From BY_PMD or BY_PTES on, have an MM map a part in another way. */
-static void change_part(struct kunit *test, struct two_pmds *t, int mm, int part,
-			enum mix to)
-{
-	const int first = part * HPAGE_PMD_NR;
-	struct rmap_ctx *c = t->c[mm];
-
-	if (t->mix[mm][part] == BY_PMD && to == UNMAPPED) {
-		spin_lock(&c->mm->page_table_lock);
-		folio_remove_rmap_pmd(c->folio, folio_page(c->folio, first), c->vma);
-		spin_unlock(&c->mm->page_table_lock);
-		folio_put(c->folio);
-	} else if (t->mix[mm][part] == BY_PMD && to != BY_PMD) {
-		split_part(c, part, RMAP_NONE);
-		t->mix[mm][part] = BY_PTES;
-		check_two_pmds(test, t, __LINE__);
-	}
-	if (t->mix[mm][part] == BY_PTES && to != BY_PTES)
-		unmap_ptes(c, first + (to == UNMAPPED ? 0 : FEW),
-			   HPAGE_PMD_NR - (to == UNMAPPED ? 0 : FEW));
-	if (t->mix[mm][part] == BY_FEW_PTES && to == UNMAPPED)
-		unmap_ptes(c, first, FEW);
-	t->mix[mm][part] = to;
-	check_two_pmds(test, t, __LINE__);
-}
-
-/* All mixes that one MM, or two, can have of both parts, and the way to these. */
+/* All ways in which two MMs can map both parts of a folio of two PMDs. */
 static void test_two_pmds(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv;
-	struct two_pmds t = { .c = { c, other_mm(test) } };
-	int i, mm, part;
+	int i, tries;
 
 	for (i = 0; i < NR_MIXES * NR_MIXES * NR_MIXES * NR_MIXES; i++) {
 		const int mix[] = { i % 4, i / 4 % 4, i / 16 % 4, i / 64 };
 
-		new_two_pmds(test, &t);
-		fork_two_pmds(test, &t);
-		for (mm = 0; mm < 2; mm++)
-			for (part = 0; part < NR_PARTS; part++)
-				change_part(test, &t, mm, part, mix[2 * mm + part]);
-
-		/* The last to have it adopts it. */
-		if (mix[0] == UNMAPPED && mix[1] == UNMAPPED && i != 255) {
-			folio_lock(c->folio);
-			spin_lock(&t.c[1]->mm->page_table_lock);
-			folio_adopt(c->folio, t.c[1]->mm, folio_mapcount(c->folio));
-			spin_unlock(&t.c[1]->mm->page_table_lock);
-			folio_unlock(c->folio);
-			check_two_pmds(test, &t, __LINE__);
-		}
-
-		/* The parts of it go in the other order. */
-		for (part = NR_PARTS - 1; part >= 0; part--)
-			for (mm = 0; mm < 2; mm++)
-				change_part(test, &t, mm, part, UNMAPPED);
-		KUNIT_EXPECT_EQ(test, folio_read_mapcounts(c->folio).val, 0ULL);
-		free_folio(test);
+		for (tries = 0; !tries || (c->miscounted && tries < 10); tries++)
+			run_mix(test, mix);
+		KUNIT_EXPECT_FALSE_MSG(test, c->miscounted, "statistics, mix %d", i);
 	}
 }
 
 /* The pages of the part that is split are exclusive then, and no others. */
 static void test_two_pmds_exclusive(struct kunit *test)
 {
-	struct rmap_ctx *c = test->priv;
-	struct two_pmds t = { .c = { c, other_mm(test) } };
+	struct folio *folio;
 	int split, i;
 
 	for (split = 0; split < NR_PARTS; split++) {
-		new_two_pmds(test, &t);
-		split_part(c, split, RMAP_EXCLUSIVE);
-		t.mix[0][split] = BY_PTES;
-		check_two_pmds(test, &t, __LINE__);
-		for (i = 0; i < NR_PARTS * HPAGE_PMD_NR; i++) {
-			const bool exclusive = i / HPAGE_PMD_NR == split ||
-					       i % HPAGE_PMD_NR == 0;
-
-			if (PageAnonExclusive(folio_page(c->folio, i)) != exclusive)
-				KUNIT_FAIL(test, "page %d: exclusive %d", i, !exclusive);
-		}
-		change_part(test, &t, 0, 0, UNMAPPED);
-		change_part(test, &t, 0, 1, UNMAPPED);
+		folio = new_folio(test, TEST_MAX_ORDER + 1);
+		step(test, NEW_EXCLUSIVE, 0, 0, 1);
+		step(test, SPLIT_PMD, 0, split * PMD_PAGES, 0);
+		for (i = 0; i < NR_PARTS * PMD_PAGES; i++)
+			KUNIT_EXPECT_EQ(test, PageAnonExclusive(folio_page(folio, i)),
+					i / PMD_PAGES == split || i % PMD_PAGES == 0);
+		step(test, REMOVE, 0, split * PMD_PAGES, PMD_PAGES);
+		step(test, REMOVE_PMD, 0, !split * PMD_PAGES, 0);
 		free_folio(test);
 	}
-}
-
-/* Two PMDs and one PTE are 3 entries, and one page more than the PMDs map. */
-static void test_two_pmds_file(struct kunit *test)
-{
-	struct rmap_ctx *c = test->priv;
-	struct folio *folio = new_folio(test, HPAGE_PMD_ORDER + 1);
-	const int nr_pages = folio_nr_pages(folio);
-	const struct mapped start = read_mapped(&account_kinds[0], folio);
-	struct folio_mapcounts mc;
-	struct mapped now;
-	int part;
-
-	for (part = 0; part < NR_PARTS; part++) {
-		struct page *page = folio_page(folio, part * HPAGE_PMD_NR);
-
-		folio_ref_add(folio, 2);
-		folio_lock(folio);
-		spin_lock(&c->mm->page_table_lock);
-		folio_add_file_rmap_pmd(folio, page, c->vma);
-		folio_dup_file_rmap_pmd(folio, page, c->vma);
-		folio_remove_rmap_pmd(folio, page, c->vma);
-		spin_unlock(&c->mm->page_table_lock);
-		folio_unlock(folio);
-		folio_put(folio);
-	}
-	map_file(c, HPAGE_PMD_NR + 1, 1);
-	expect_mapcounts(test, folio, 1, 2);
-	mc = folio_read_mapcounts(folio);
-	KUNIT_EXPECT_EQ(test, folio_mapcount(folio), 3);
-	KUNIT_EXPECT_EQ(test, mapcounts_pages(mc), 2 * HPAGE_PMD_NR + 1);
-	KUNIT_EXPECT_EQ(test, mapcounts_average(mc, nr_pages), 2);
-	KUNIT_EXPECT_FALSE(test, folio_maybe_mapped_shared(folio));
-	now = read_mapped(&account_kinds[0], folio);
-	KUNIT_EXPECT_EQ(test, now.pages - start.pages, nr_pages);
-	KUNIT_EXPECT_EQ(test, now.by_pmd - start.by_pmd, nr_pages);
-
-	unmap_ptes(c, HPAGE_PMD_NR + 1, 1);
-	for (part = 0; part < NR_PARTS; part++) {
-		spin_lock(&c->mm->page_table_lock);
-		folio_remove_rmap_pmd(folio, folio_page(folio, part * HPAGE_PMD_NR),
-				      c->vma);
-		spin_unlock(&c->mm->page_table_lock);
-		folio_put(folio);
-	}
-	expect_mapcounts(test, folio, 0, 0);
-	now = read_mapped(&account_kinds[0], folio);
-	KUNIT_EXPECT_EQ(test, now.pages, start.pages);
-	KUNIT_EXPECT_EQ(test, now.by_pmd, start.by_pmd);
 }
 
 /* The folio that is mapped at the start of the range, with a reference. */
@@ -1858,15 +1284,15 @@ static struct folio *mapped_folio(struct kunit *test, bool *by_pmd)
 	struct folio_walk fw;
 	struct folio *folio;
 
-	mmap_read_lock(c->mm);
-	c->vma = vma_lookup(c->mm, c->addr);
-	folio = folio_walk_start(&fw, c->vma, c->addr, 0);
+	mmap_read_lock(c->mms[0].mm);
+	c->mms[0].vma = vma_lookup(c->mms[0].mm, c->addr);
+	folio = folio_walk_start(&fw, c->mms[0].vma, c->addr, 0);
 	if (folio) {
 		folio_get(folio);
 		*by_pmd = fw.level == FW_LEVEL_PMD;
-		folio_walk_end(&fw, c->vma);
+		folio_walk_end(&fw, c->mms[0].vma);
 	}
-	mmap_read_unlock(c->mm);
+	mmap_read_unlock(c->mms[0].mm);
 	return folio;
 }
 
@@ -1885,8 +1311,8 @@ static struct folio *fault_thp(struct kunit *test)
 	struct rmap_ctx *c = test->priv;
 	bool by_pmd = false;
 
-	hide_from_khugepaged(c->mm);
-	KUNIT_ASSERT_EQ(test, 0, do_madvise(c->mm, c->addr, HPAGE_PMD_SIZE,
+	hide_from_khugepaged(c->mms[0].mm);
+	KUNIT_ASSERT_EQ(test, 0, do_madvise(c->mms[0].mm, c->addr, HPAGE_PMD_SIZE,
 					    MADV_HUGEPAGE));
 	KUNIT_ASSERT_EQ(test, 0, put_user(1, (int __user *)c->addr));
 	c->folio = mapped_folio(test, &by_pmd);
@@ -1900,126 +1326,165 @@ static struct folio *fault_thp(struct kunit *test)
 
 static void split_pmd(struct rmap_ctx *c)
 {
-	mmap_read_lock(c->mm);
-	split_huge_pmd_address(vma_lookup(c->mm, c->addr), c->addr, false);
-	mmap_read_unlock(c->mm);
+	struct mm_struct *mm = c->mms[0].mm;
+
+	mmap_read_lock(mm);
+	split_huge_pmd_address(vma_lookup(mm, c->addr), c->addr, false);
+	mmap_read_unlock(mm);
 }
 
-static struct mm_struct *fork_mm(struct kunit *test)
+static struct mm_struct *try_fork_mm(struct kunit *test, int result)
 {
 	struct rmap_ctx *c = test->priv;
 	struct mm_struct *child = mm_alloc();
 
 	KUNIT_ASSERT_NOT_NULL(test, child);
-	child->task_size = c->mm->task_size;
+	child->task_size = c->mms[0].mm->task_size;
 	hide_from_khugepaged(child);
-	KUNIT_ASSERT_EQ(test, 0, dup_mmap(child, c->mm));
+	KUNIT_ASSERT_EQ(test, result, dup_mmap(child, c->mms[0].mm));
 	return child;
 }
 
-/* Page tables: fault, fork, exit of the child, PMD split, munmap of parts. */
-static void test_thp_split_first(struct kunit *test)
+static struct mm_struct *fork_mm(struct kunit *test)
 {
-	struct rmap_ctx *c = test->priv;
-	const int nr = HPAGE_PMD_NR;
-	struct mm_struct *child;
-	struct folio *folio = fault_thp(test);
-
-	c->others = true;
-	expect_mapcounts(test, folio, 0, 1);
-	split_pmd(c);
-	expect_mapcounts(test, folio, nr, 0);
-
-	child = fork_mm(test);
-	expect_mapcounts(test, folio, 2 * nr, 0);
-
-	KUNIT_EXPECT_EQ(test, 0, vm_munmap(c->addr, PAGE_SIZE));
-	expect_mapcounts(test, folio, 2 * nr - 1, 0);
-	mmput(child);
-	expect_mapcounts(test, folio, nr - 1, 0);
-
-	KUNIT_EXPECT_EQ(test, 0, vm_munmap(c->addr + PAGE_SIZE, 3 * PAGE_SIZE));
-	expect_mapcounts(test, folio, nr - 4, 0);
-	KUNIT_EXPECT_EQ(test, 0, vm_munmap(c->addr, HPAGE_PMD_SIZE));
-	expect_mapcounts(test, folio, 0, 0);
+	return try_fork_mm(test, 0);
 }
 
-/* One MM has a THP PMD-mapped, another one PTE-mapped. */
-static void test_thp_fork_first(struct kunit *test)
+/* What the MM does with its THP, and which entries map the folio then. */
+static const struct thp_case {
+	const char *desc;
+	struct {
+		enum {
+			FORK = 1, EXIT, COW, UNMAP,
+			SPLIT, ZAP,
+			PROT_NONE_PTE, MIGRATE, MIGRATE_BACK,
+		} what;
+		int first, nr;		/* the child, or pages */
+		int full, more, pmds;	/* full page tables of PTEs, and more PTEs; PMDs */
+	} steps[12];
+} thp_table[] = {
+	{
+		.desc = "write to a shared THP",
+		.steps = {
+			{ FORK,		0, 0,		0, 0, 2 },
+			{ COW,		0, 0,		1, -1, 1 },
+			{ EXIT,		0, 0,		1, -1, 0 },
+			{ UNMAP,	0, ALL,		0, 0, 0 },
+		},
+	}, {
+		.desc = "split, then fork",
+		.steps = {
+			{ SPLIT,	0, 0,		1, 0, 0 },
+			{ FORK,		0, 0,		2, 0, 0 },
+			{ UNMAP,	0, 1,		2, -1, 0 },
+			{ EXIT,		0, 0,		1, -1, 0 },
+			{ UNMAP,	1, 3,		1, -4, 0 },
+			{ UNMAP,	0, ALL,		0, 0, 0 },
+		},
+	}, {
+		.desc = "fork, then split",
+		.steps = {
+			{ FORK,		0, 0,		0, 0, 2 },
+			{ SPLIT,	0, 0,		1, 0, 1 },
+			{ FORK,		1, 0,		2, 0, 1 },
+			{ EXIT,		0, 0,		2, 0, 0 },
+			{ ZAP,		0, 16,		2, -16, 0 },
+			{ EXIT,		1, 0,		1, -16, 0 },
+			{ UNMAP,	0, ALL,		0, 0, 0 },
+		},
+	}, {
+		/* No batch has entries with different protections. */
+		.desc = "count several batches, and migration entries",
+		.steps = {
+			{ FORK,		0, 0,		0, 0, 2 },
+			{ SPLIT,	0, 0,		1, 0, 1 },
+			{ PROT_NONE_PTE, 20, 0,		1, 0, 1 },
+			{ ZAP,		9, 4,		1, -4, 1 },
+			{ UNMAP,	0, 3,		1, -7, 1 },
+			{ FORK,		1, 0,		2, -14, 1 },
+			{ EXIT,		0, 0,		2, -14, 0 },
+			{ MIGRATE,	0, 0,		0, 0, 0 },
+			{ MIGRATE_BACK,	0, 0,		2, -14, 0 },
+			{ EXIT,		1, 0,		1, -7, 0 },
+			{ UNMAP,	0, ALL,		0, 0, 0 },
+		},
+	},
+};
+
+KUNIT_ARRAY_PARAM_DESC(thp, thp_table, desc);
+
+/* As NUMA balancing does. The mapping is removed with the MM. */
+static void prot_none_pte(struct rmap_ctx *c, unsigned long addr)
 {
-	struct rmap_ctx *c = test->priv;
-	const int nr = HPAGE_PMD_NR;
-	struct mm_struct *child, *other;
-	struct folio *folio = fault_thp(test);
+	struct mm_struct *mm = c->mms[0].mm;
+	struct folio_walk fw;
 
-	c->others = true;
-	child = fork_mm(test);
-	expect_mapcounts(test, folio, 0, 2);
-	split_pmd(c);
-	expect_mapcounts(test, folio, nr, 1);
-	other = fork_mm(test);
-	expect_mapcounts(test, folio, 2 * nr, 1);
-
-	mmput(child);
-	expect_mapcounts(test, folio, 2 * nr, 0);
-	KUNIT_EXPECT_EQ(test, 0, do_madvise(c->mm, c->addr, HPAGE_PMD_SIZE / 2,
-					    MADV_DONTNEED));
-	expect_mapcounts(test, folio, nr + nr / 2, 0);
-	mmput(other);
-	expect_mapcounts(test, folio, nr / 2, 0);
-	KUNIT_EXPECT_EQ(test, 0, vm_munmap(c->addr, HPAGE_PMD_SIZE));
-	expect_mapcounts(test, folio, 0, 0);
+	mmap_read_lock(mm);
+	if (folio_walk_start(&fw, vma_lookup(mm, addr), addr, 0)) {
+		set_pte_at(mm, addr, fw.ptep, pte_modify(ptep_get(fw.ptep), PAGE_NONE));
+		folio_walk_end(&fw, vma_lookup(mm, addr));
+	}
+	mmap_read_unlock(mm);
 }
 
-/* A write to a shared THP splits its PMD and copies one page. */
-static void test_thp_cow(struct kunit *test)
+static void test_thp(struct kunit *test)
 {
+	const struct thp_case *t = test->param_value;
 	struct rmap_ctx *c = test->priv;
-	const int nr = HPAGE_PMD_NR;
-	struct mm_struct *child;
 	struct folio *folio = fault_thp(test);
+	int i;
 
-	c->others = true;
-	child = fork_mm(test);
-	KUNIT_ASSERT_EQ(test, 0, put_user(2, (int __user *)c->addr));
-	expect_mapcounts(test, folio, nr - 1, 1);
-	mmput(child);
-	expect_mapcounts(test, folio, nr - 1, 0);
-	KUNIT_EXPECT_EQ(test, 0, vm_munmap(c->addr, HPAGE_PMD_SIZE));
-	expect_mapcounts(test, folio, 0, 0);
+	for (i = 0; i < ARRAY_SIZE(t->steps) && t->steps[i].what; i++) {
+		const int first = t->steps[i].first, pmds = t->steps[i].pmds;
+		const unsigned long addr = c->addr + first * PAGE_SIZE;
+		const unsigned long size = table_nr(folio, t->steps[i].nr) * PAGE_SIZE;
+		const int ptes = t->steps[i].full * HPAGE_PMD_NR + t->steps[i].more;
+
+		switch (t->steps[i].what) {
+		case FORK:
+			c->children[first] = fork_mm(test);
+			break;
+		case EXIT:
+			mmput(c->children[first]);
+			c->children[first] = NULL;
+			break;
+		case COW:
+			KUNIT_EXPECT_EQ(test, 0, put_user(2, (int __user *)addr));
+			break;
+		case UNMAP:
+			KUNIT_EXPECT_EQ(test, 0, vm_munmap(addr, size));
+			break;
+		case SPLIT:
+			split_pmd(c);
+			break;
+		case ZAP:
+			KUNIT_EXPECT_EQ(test, 0, do_madvise(c->mms[0].mm, addr, size,
+							    MADV_DONTNEED));
+			break;
+		case PROT_NONE_PTE:
+			prot_none_pte(c, addr);
+			break;
+		case MIGRATE:
+		case MIGRATE_BACK:
+			if (!IS_ENABLED(CONFIG_MIGRATION))
+				continue;
+			folio_lock(folio);
+			if (t->steps[i].what == MIGRATE)
+				try_to_migrate(folio, 0);
+			else
+				remove_migration_ptes(folio, folio, 0);
+			folio_unlock(folio);
+			break;
+		}
+		if (IS_ENABLED(CONFIG_MIGRATION) || ptes + pmds)
+			check_mapcounts(test, ptes, pmds, i);
+		if (IS_ENABLED(CONFIG_MIGRATION) || ptes + pmds)
+			check_counts(test, ptes + pmds * HPAGE_PMD_NR, i);
+	}
 }
 
-/* At the bound, fork() of a PMD fails, and leaves nothing behind. */
-static void test_thp_fork_pmd_bound(struct kunit *test)
-{
-	struct rmap_ctx *c = test->priv;
-	const u64 others = MAPCOUNTS_PAGES_MAX - 2 * HPAGE_PMD_NR;
-	struct folio *folio = fault_thp(test);
-	struct mm_struct *child;
-
-	skip_if_checked(test);
-	if (HPAGE_PMD_NR != MAX_PTRS_PER_PTE)
-		kunit_skip(test, "PMDs map fewer pages here");
-	c->others = true;
-	atomic64_add(others * MAPCOUNTS_PTE, &folio->_mapcounts);
-	child = fork_mm(test);
-	expect_mapcounts(test, folio, others, 2);
-	mmput(child);
-
-	child = mm_alloc();
-	KUNIT_ASSERT_NOT_NULL(test, child);
-	atomic64_add(MAPCOUNTS_PTE, &folio->_mapcounts);
-	child->task_size = c->mm->task_size;
-	KUNIT_EXPECT_EQ(test, -ENOMEM, dup_mmap(child, c->mm));
-	mmput(child);
-	atomic64_sub((others + 1) * MAPCOUNTS_PTE, &folio->_mapcounts);
-	/* It was split to try with PTEs. */
-	expect_mapcounts(test, folio, HPAGE_PMD_NR, 0);
-	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 1 + HPAGE_PMD_NR);
-}
-
-/* At the bound of PTEs, fork() fails, and leaves nothing behind. */
-static void test_thp_fork_ptes_bound(struct kunit *test)
+/* At the bound, fork() of a PMD or of PTEs fails, and leaves nothing behind. */
+static void fork_bound(struct kunit *test, bool split)
 {
 	struct rmap_ctx *c = test->priv;
 	const int nr = HPAGE_PMD_NR;
@@ -2027,81 +1492,41 @@ static void test_thp_fork_ptes_bound(struct kunit *test)
 	struct folio *folio = fault_thp(test);
 	struct mm_struct *child;
 
-	skip_if_checked(test);
-	child = mm_alloc();
-	KUNIT_ASSERT_NOT_NULL(test, child);
-	c->others = true;
-	split_pmd(c);
-	atomic64_add((others + 1) * MAPCOUNTS_PTE, &folio->_mapcounts);
-	child->task_size = c->mm->task_size;
-	KUNIT_EXPECT_EQ(test, -ENOMEM, dup_mmap(child, c->mm));
-	mmput(child);
-	expect_mapcounts(test, folio, others + 1 + nr, 0);
+	if (HPAGE_PMD_NR != MAX_PTRS_PER_PTE)
+		kunit_skip(test, "PMDs map fewer pages here");
+	if (split)
+		split_pmd(c);
+	/* folio_mapcounts_check would report mappings that do not exist. */
+	kunit_warning_suppress(test) {
+		atomic64_add(others * MAPCOUNTS_PTE, &folio->_mapcounts);
+		child = fork_mm(test);
+		expect_mapcounts(test, others + (split ? 2 * nr : 0), split ? 0 : 2);
+		mmput(child);
+		atomic64_add(MAPCOUNTS_PTE, &folio->_mapcounts);
+		child = try_fork_mm(test, -ENOMEM);
+		mmput(child);
+		atomic64_sub((others + 1) * MAPCOUNTS_PTE, &folio->_mapcounts);
+	}
+	/* The PMD was split to try with PTEs. */
+	expect_mapcounts(test, nr, 0);
 	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 1 + nr);
-
-	atomic64_sub(MAPCOUNTS_PTE, &folio->_mapcounts);
-	child = fork_mm(test);
-	expect_mapcounts(test, folio, MAPCOUNTS_PAGES_MAX, 0);
-	atomic64_sub(others * MAPCOUNTS_PTE, &folio->_mapcounts);
-	mmput(child);
-	expect_mapcounts(test, folio, nr, 0);
 }
 
-/* Two MMs: PMDs, then a PMD and PTEs, then fewer PTEs. */
-static void test_counts_anon(struct kunit *test)
+static void test_fork_pmd_bound(struct kunit *test)
 {
-	struct rmap_ctx *c = test->priv;
-	const int nr = HPAGE_PMD_NR;
-	struct mm_struct *child;
-
-	fault_thp(test);
-	expect_counts(test, NULL, nr);
-	child = fork_mm(test);
-	expect_counts(test, child, 2 * nr);
-	split_pmd(c);
-	expect_counts(test, child, 2 * nr);
-	KUNIT_EXPECT_EQ(test, 0, vm_munmap(c->addr, 3 * PAGE_SIZE));
-	expect_counts(test, child, 2 * nr - 3);
-	KUNIT_EXPECT_EQ(test, 0, do_madvise(c->mm, c->addr + 9 * PAGE_SIZE,
-					    4 * PAGE_SIZE, MADV_DONTNEED));
-	expect_counts(test, child, 2 * nr - 7);
-	KUNIT_EXPECT_EQ(test, 0, vm_munmap(c->addr, HPAGE_PMD_SIZE));
-	expect_counts(test, child, nr);
-	mmput(child);
-	expect_counts(test, NULL, 0);
+	fork_bound(test, false);
 }
 
-/* Migration entries do not count. */
-static void test_counts_migration(struct kunit *test)
+static void test_fork_ptes_bound(struct kunit *test)
 {
-	struct rmap_ctx *c = test->priv;
-	const int nr = HPAGE_PMD_NR;
-	struct mm_struct *child;
-	struct folio *folio;
-
-	if (!IS_ENABLED(CONFIG_MIGRATION))
-		kunit_skip(test, "needs CONFIG_MIGRATION");
-	folio = fault_thp(test);
-	split_pmd(c);
-	child = fork_mm(test);
-	folio_lock(folio);
-	try_to_migrate(folio, 0);
-	folio_unlock(folio);
-	expect_counts(test, child, 0);
-	folio_lock(folio);
-	remove_migration_ptes(folio, folio, 0);
-	folio_unlock(folio);
-	expect_counts(test, child, 2 * nr);
-	mmput(child);
-	expect_counts(test, NULL, nr);
+	fork_bound(test, true);
 }
 
 /*
  * MMs that share a folio unmap parts of it. Only a walk of the mappings finds out
  * which pages no MM maps any more.
  */
-#define HALF		(-1)
-#define LAST		(-1)
+#define LAST		(-4)
 
 static const struct walk_case {
 	const char *desc;
@@ -2112,52 +1537,19 @@ static const struct walk_case {
 	bool sequential;	/* or reclaim ignores its references */
 	int result;
 } walk_table[] = {
-	{
-		.desc = "nothing",
-	}, {
-		.desc = "the same half",
-		.nr = { HALF, HALF },
-		.result = 1,
-	}, {
-		.desc = "the first page, and one of them more",
-		.nr = { 1, 7 },
-		.result = 1,
-	}, {
-		.desc = "ranges that have one page in common",
-		.first = { 2, 9 },
-		.nr = { 8, 20 },
-		.result = 1,
-	}, {
-		.desc = "the last page",
-		.first = { LAST, LAST },
-		.nr = { 1, 1 },
-		.result = 1,
-	}, {
-		.desc = "the same half, one VMA without recency",
-		.nr = { HALF, HALF },
-		.sequential = true,
-		.result = 1,
-	}, {
-		.desc = "the same half, one VMA is mlocked",
-		.nr = { HALF, HALF },
-		.locked = true,
-		.result = 1,
-	}, {
-		.desc = "ranges side by side",
-		.first = { 2, 10 },
-		.nr = { 8, 20 },
-		.result = -EAGAIN,
-	}, {
-		.desc = "a page, of one",
-		.first = { LAST },
-		.nr = { 1, 0 },
-		.result = -EAGAIN,
-	}, {
-		.desc = "the same half, a third has a PMD",
-		.nr = { HALF, HALF },
-		.pmd = true,
-		.result = -EAGAIN,
-	},
+	{ "nothing" },
+	{ "the same half", .nr = { HALF, HALF }, .result = 1 },
+	{ "the first page, and one of them more", .nr = { 1, 7 }, .result = 1 },
+	{ "ranges that have one page in common", { 2, 9 }, { 8, 20 }, .result = 1 },
+	{ "the last page", { LAST, LAST }, { 1, 1 }, .result = 1 },
+	{ "the same half, one VMA without recency", .nr = { HALF, HALF },
+	  .sequential = true, .result = 1 },
+	{ "the same half, one VMA is mlocked", .nr = { HALF, HALF },
+	  .locked = true, .result = 1 },
+	{ "ranges side by side", { 2, 10 }, { 8, 20 }, .result = -EAGAIN },
+	{ "a page, of one", { LAST }, { 1, 0 }, .result = -EAGAIN },
+	{ "the same half, a third has a PMD", .nr = { HALF, HALF },
+	  .pmd = true, .result = -EAGAIN },
 };
 
 KUNIT_ARRAY_PARAM_DESC(walk, walk_table, desc);
@@ -2168,13 +1560,11 @@ static void zap_pages(struct kunit *test, struct mm_struct *mm, int first, int n
 	unsigned long addr;
 
 	if (first == LAST)
-		first = HPAGE_PMD_NR - 1;
-	if (nr == HALF)
-		nr = HPAGE_PMD_NR / 2;
+		first = folio_nr_pages(c->folio) - 1;
 	addr = c->addr + first * PAGE_SIZE;
 	mmap_read_lock(mm);
 	if (nr)
-		zap_vma_range(vma_lookup(mm, addr), addr, nr * PAGE_SIZE);
+		zap_vma_range(vma_lookup(mm, addr), addr, table_nr(c->folio, nr) * PAGE_SIZE);
 	mmap_read_unlock(mm);
 }
 
@@ -2207,7 +1597,7 @@ static void test_walk_partial(struct kunit *test)
 		vm_flags_set(vma_lookup(child, c->addr), VM_LOCKED);
 		mmap_write_unlock(child);
 	}
-	zap_pages(test, c->mm, t->first[0], t->nr[0]);
+	zap_pages(test, c->mms[0].mm, t->first[0], t->nr[0]);
 	zap_pages(test, child, t->first[1], t->nr[1]);
 	if (t->nr[0])
 		KUNIT_EXPECT_FALSE(test, list_empty(&folio->_deferred_list));
@@ -2218,6 +1608,22 @@ static void test_walk_partial(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, 1, walk_partial(folio));
 	}
 	mmput(child);
+}
+
+/* A folio that takes two walks: it need not be anonymous for that. */
+static void test_walk_large(struct kunit *test)
+{
+	struct folio *folio = new_file(test, TEST_MAX_ORDER + 1);
+	const int nr = folio_nr_pages(folio);
+	struct rmap_ctx *c = test->priv;
+
+	/* Another MM is the creator. */
+	step(test, ADD, 1, 0, 1);
+	map_pages(test, c->addr, 0, nr, nr);
+	do_step(c, &(struct step){ REMOVE, 1, 0, 1 });
+	KUNIT_EXPECT_EQ(test, 0, walk_partial(folio));
+	zap_pages(test, c->mms[0].mm, LAST, 1);
+	KUNIT_EXPECT_EQ(test, 1, walk_partial(folio));
 }
 
 /* No process maps more than one page, and all map the same one. */
@@ -2232,12 +1638,11 @@ static void test_walk_one_page(struct kunit *test)
 	mms = kunit_kcalloc(test, nr, sizeof(*mms), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, mms);
 	split_pmd(c);
-	zap_pages(test, c->mm, 0, 7);
-	zap_pages(test, c->mm, 8, HPAGE_PMD_NR - 8);
-	c->others = true;
+	zap_pages(test, c->mms[0].mm, 0, 7);
+	zap_pages(test, c->mms[0].mm, 8, HPAGE_PMD_NR - 8);
 	for (i = 1; i < nr; i++)
 		mms[i] = fork_mm(test);
-	expect_mapcounts(test, folio, nr, 0);
+	expect_mapcounts(test, nr, 0);
 	KUNIT_EXPECT_EQ(test, 1, walk_partial(folio));
 	for (i = 1; i < nr; i++)
 		mmput(mms[i]);
@@ -2256,7 +1661,7 @@ static void test_walk_bound(struct kunit *test)
 	KUNIT_ASSERT_NOT_NULL(test, mms);
 	split_pmd(c);
 	for (i = 0; i < nr; i++)
-		zap_pages(test, c->mm, 2 * i, 1);
+		zap_pages(test, c->mms[0].mm, 2 * i, 1);
 	for (i = 0; (i + 1) * nr <= max; i++) {
 		if (i && (i + 1) * (nr + 1) <= max)
 			KUNIT_EXPECT_EQ(test, 1, walk_partial(folio));
@@ -2284,13 +1689,13 @@ static void test_shrink_partial(struct kunit *test)
 	child = fork_mm(test);
 	other = fork_mm(test);
 	KUNIT_EXPECT_EQ(test, 0, put_user(1, (int __user *)c->addr));
-	zap_pages(test, other, 0, HPAGE_PMD_NR);
+	zap_pages(test, other, 0, ALL);
 	mmput(other);
 	other = fork_mm(test);
 	mmput(other);
 	KUNIT_EXPECT_TRUE(test, list_empty(&folio->_deferred_list));
 
-	zap_pages(test, c->mm, 0, HALF);
+	zap_pages(test, c->mms[0].mm, 0, HALF);
 	KUNIT_EXPECT_FALSE(test, list_empty(&folio->_deferred_list));
 	drop_slab();
 	KUNIT_EXPECT_FALSE(test, list_empty(&folio->_deferred_list));
@@ -2311,15 +1716,6 @@ static void test_shrink_partial(struct kunit *test)
  * check must see at once, and once. What is right in the same test it must let
  * pass: a warning that is not expected fails the run.
  */
-#define expect_report(test, wrong) do {					\
-	struct kunit *__test = (test);					\
-									\
-	kunit_warning_suppress(__test) {				\
-		wrong;							\
-		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(__test, 1);	\
-	}								\
-} while (0)
-
 static int check_test_init(struct kunit *test)
 {
 	if (!folio_mapcounts_check_enabled())
@@ -2327,19 +1723,26 @@ static int check_test_init(struct kunit *test)
 	return rmap_test_init(test);
 }
 
+static void map_ptes(struct kunit *test, int first, int nr)
+{
+	KUNIT_EXPECT_EQ(test, 0, do_step(test->priv, &(struct step){ ADD, 0, first, nr }));
+}
+
+static void unmap_ptes(struct kunit *test, int first, int nr)
+{
+	KUNIT_EXPECT_EQ(test, 0, do_step(test->priv, &(struct step){ REMOVE, 0, first, nr }));
+}
+
 /* The mapcounts are right, but it is another page that is unmapped. */
 static void test_check_wrong_page(struct kunit *test)
 {
-	struct rmap_ctx *c = test->priv;
-	struct folio *folio = new_folio(test, 4);
-
-	map_file(c, 2, 4);
-	expect_report(test, unmap_ptes(c, 5, 2));
-	expect_mapcounts(test, folio, 2, 0);
+	new_folio(test, 4);
+	map_ptes(test, 2, 4);
+	expect_warning(test, unmap_ptes(test, 5, 2));
 	/* Have the page mapped that was not. */
-	map_file(c, 6, 1);
-	unmap_ptes(c, 2, 3);
-	expect_mapcounts(test, folio, 0, 0);
+	map_ptes(test, 6, 1);
+	unmap_ptes(test, 2, 3);
+	expect_mapcounts(test, 0, 0);
 }
 
 /* The delta is too small for what is mapped: a batch, and a PTE with a PMD. */
@@ -2348,123 +1751,109 @@ static void test_check_wrong_delta(struct kunit *test)
 	const u64 one = MAPCOUNTS_PTE;
 	struct folio *folio = new_folio(test, TEST_MAX_ORDER);
 
-	expect_report(test, folio_mapcounts_check_add(folio, one, &folio->page, 2, 0));
+	expect_warning(test, folio_mapcounts_check_add(folio, one, &folio->page, 2, 0));
 	folio_mapcounts_check_add(folio, -one, &folio->page, -2, 0);
-	expect_report(test, folio_mapcounts_check_add(folio, one, &folio->page, 1, 1));
+	expect_warning(test, folio_mapcounts_check_add(folio, one, &folio->page, 1, 1));
 	folio_mapcounts_check_add(folio, -one, &folio->page, -1, -1);
-	expect_mapcounts(test, folio, 0, 0);
+	expect_mapcounts(test, 0, 0);
 }
 
 /* Overwritten mapcounts are reported by the next addition, and by the next reuse. */
 static void test_check_overwritten(struct kunit *test)
 {
-	struct rmap_ctx *c = test->priv;
 	struct folio *folio = new_folio(test, 4);
 
-	map_file(c, 0, 16);
+	map_ptes(test, 0, 16);
 	atomic64_inc(&folio->_mapcounts);
-	expect_report(test, map_file(c, 3, 1));
-	expect_report(test, unmap_ptes(c, 3, 1));
-	expect_report(test, folio_mapcounts_check_reuse(folio));
+	expect_warning(test, map_ptes(test, 3, 1));
+	expect_warning(test, unmap_ptes(test, 3, 1));
+	expect_warning(test, folio_mapcounts_check_reuse(folio));
 	atomic64_dec(&folio->_mapcounts);
 	folio_mapcounts_check_reuse(folio);
-	unmap_ptes(c, 0, 16);
+	unmap_ptes(test, 0, 16);
 }
 
 /* A folio with a page that is mapped twice must not be reused. */
 static void test_check_reuse(struct kunit *test)
 {
-	struct rmap_ctx *c = test->priv;
 	struct folio *folio = new_folio(test, 4);
 
-	map_file(c, 0, 15);
+	map_ptes(test, 0, 15);
 	folio_mapcounts_check_reuse(folio);
-	map_file(c, 14, 1);
-	expect_report(test, folio_mapcounts_check_reuse(folio));
-	unmap_ptes(c, 14, 1);
+	map_ptes(test, 14, 1);
+	expect_warning(test, folio_mapcounts_check_reuse(folio));
+	unmap_ptes(test, 14, 1);
 	folio_mapcounts_check_reuse(folio);
-	unmap_ptes(c, 0, 15);
+	unmap_ptes(test, 0, 15);
 }
 
 /* A page that becomes exclusive must be mapped exactly once. */
 static void test_check_exclusive(struct kunit *test)
 {
-	struct rmap_ctx *c = test->priv;
 	struct folio *folio = new_folio(test, 4);
+	struct rmap_ctx *c = test->priv;
 	struct page *page = &folio->page;
-	int i;
 
-	folio_ref_add(folio, 18);
-	folio_lock(folio);
-	spin_lock(&c->mm->page_table_lock);
-	folio_add_new_anon_rmap(folio, c->vma, c->addr, RMAP_EXCLUSIVE);
+	step(test, NEW, 0, 0, 16);
 	folio_mapcounts_check_exclusive(folio, page, 16);
-	for (i = 0; i < 16; i++)
-		ClearPageAnonExclusive(page + i);
-	folio_add_anon_rmap_pte(folio, page + 1, c->vma, c->addr + PAGE_SIZE,
-				RMAP_NONE);
+	map_ptes(test, 1, 1);
 	folio_mapcounts_check_exclusive(folio, page + 2, 14);
-	spin_unlock(&c->mm->page_table_lock);
-
+	folio_get(folio);
+	folio_lock(folio);
 	/* KUnit allocates memory to expect a report: lock within. */
-	expect_report(test,
-		      scoped_guard(spinlock, &c->mm->page_table_lock)
-			      folio_add_anon_rmap_pte(folio, page, c->vma, c->addr,
-						      RMAP_EXCLUSIVE));
+	expect_warning(test, scoped_guard(spinlock, &c->mms[0].mm->page_table_lock)
+		       folio_add_anon_rmap_pte(folio, page, c->mms[0].vma, c->addr,
+					       RMAP_EXCLUSIVE));
 	ClearPageAnonExclusive(page);
 	folio_unlock(folio);
-
-	unmap_ptes(c, 0, 16);
-	expect_report(test, folio_mapcounts_check_exclusive(folio, page, 3));
-	unmap_ptes(c, 0, 2);
+	unmap_ptes(test, 0, 16);
+	expect_warning(test, folio_mapcounts_check_exclusive(folio, page, 3));
+	unmap_ptes(test, 0, 2);
 }
 
 /* No PTE or PMD may map a folio that is split or migrated. */
 static void test_check_unmapped(struct kunit *test)
 {
-	struct rmap_ctx *c = test->priv;
 	struct folio *folio = new_folio(test, TEST_MAX_ORDER);
+	const int last = folio_nr_pages(folio) - 1;
 
 	folio_mapcounts_check_unmapped(folio);
-	map_file(c, folio_nr_pages(folio) - 1, 1);
-	expect_report(test, folio_mapcounts_check_unmapped(folio));
-	unmap_ptes(c, folio_nr_pages(folio) - 1, 1);
+	map_ptes(test, last, 1);
+	expect_warning(test, folio_mapcounts_check_unmapped(folio));
+	unmap_ptes(test, last, 1);
 	folio_mapcounts_check_unmapped(folio);
 	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
 		return;
-	do_account_op(c, ADD_PMD, 0, 0);
-	expect_report(test, folio_mapcounts_check_unmapped(folio));
-	do_account_op(c, REMOVE_PMD, 0, 0);
+	step(test, ADD_PMD, 0, 0, 0);
+	expect_warning(test, folio_mapcounts_check_unmapped(folio));
+	step(test, REMOVE_PMD, 0, 0, 0);
 	folio_mapcounts_check_unmapped(folio);
 }
 
 /* The mapcounts say that nothing is mapped, but one page is still. */
 static void test_check_free(struct kunit *test)
 {
-	struct rmap_ctx *c = test->priv;
-	struct folio *folio = new_folio(test, 4);
-
-	map_file(c, 3, 1);
-	expect_report(test, unmap_ptes(c, 4, 1));
-	expect_mapcounts(test, folio, 0, 0);
-	expect_report(test, free_folio(test));
+	new_folio(test, 4);
+	map_ptes(test, 3, 1);
+	expect_warning(test, unmap_ptes(test, 4, 1));
+	expect_mapcounts(test, 0, 0);
+	expect_warning(test, free_folio(test));
 	/* The next user of the pages is not affected. */
 	new_folio(test, 4);
-	map_file(c, 0, 16);
-	unmap_ptes(c, 0, 16);
+	map_ptes(test, 0, 16);
+	unmap_ptes(test, 0, 16);
 }
 
 /* Small folios are not checked, and cause no report. */
 static void test_check_small(struct kunit *test)
 {
-	struct rmap_ctx *c = test->priv;
 	struct folio *folio = new_folio(test, 0);
 
-	map_file(c, 0, 1);
+	map_ptes(test, 0, 1);
 	folio_mapcounts_check_reuse(folio);
 	folio_mapcounts_check_unmapped(folio);
 	folio_mapcounts_check_exclusive(folio, &folio->page, 1);
-	unmap_ptes(c, 0, 1);
+	unmap_ptes(test, 0, 1);
 }
 
 static struct kunit_case check_test_cases[] = {
@@ -2486,43 +1875,27 @@ static struct kunit_suite check_test_suite = {
 };
 
 static struct kunit_case rmap_test_cases[] = {
-	KUNIT_CASE_PARAM(test_new_folio, orders_gen_params),
-	KUNIT_CASE_PARAM(test_file_ptes, orders_gen_params),
-	KUNIT_CASE_PARAM(test_anon_ptes, orders_gen_params),
+	KUNIT_CASE_PARAM(test_scenario, scenario_gen_params),
 	KUNIT_CASE(test_anon_pinned),
-	KUNIT_CASE_PARAM(test_exclusive, orders_gen_params),
-	KUNIT_CASE(test_unmap_unmapped),
-	KUNIT_CASE(test_file_pmd),
-	KUNIT_CASE(test_anon_pmd),
+	KUNIT_CASE(test_exclusive),
 	KUNIT_CASE(test_hugetlb),
-	KUNIT_CASE(test_many_mappings),
 	KUNIT_CASE(test_bounds),
-	KUNIT_CASE_PARAM(test_account, account_kinds_gen_params),
-	KUNIT_CASE(test_partial),
-	KUNIT_CASE(test_partial_pmd),
-	KUNIT_CASE_PARAM(test_claim, orders_gen_params),
 	KUNIT_CASE(test_no_claim),
-	KUNIT_CASE(test_claim_unlocked),
+	KUNIT_CASE(test_warnings),
 	KUNIT_CASE(test_adopt_wrong),
-	KUNIT_CASE(test_adopt),
-	KUNIT_CASE(test_account_shared),
+	KUNIT_CASE(test_race),
+	KUNIT_CASE(test_exclusive_race),
 	KUNIT_CASE(test_counts_file),
 	KUNIT_CASE(test_counts_driver),
 	KUNIT_CASE(test_counts_locked),
-	KUNIT_CASE_PARAM(test_race, orders_gen_params),
-	KUNIT_CASE(test_exclusive_race),
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 	KUNIT_CASE(test_two_pmds),
 	KUNIT_CASE(test_two_pmds_exclusive),
-	KUNIT_CASE(test_two_pmds_file),
-	KUNIT_CASE(test_thp_split_first),
-	KUNIT_CASE(test_thp_fork_first),
-	KUNIT_CASE(test_thp_cow),
-	KUNIT_CASE(test_thp_fork_pmd_bound),
-	KUNIT_CASE(test_thp_fork_ptes_bound),
-	KUNIT_CASE(test_counts_anon),
-	KUNIT_CASE(test_counts_migration),
+	KUNIT_CASE_PARAM(test_thp, thp_gen_params),
+	KUNIT_CASE(test_fork_pmd_bound),
+	KUNIT_CASE(test_fork_ptes_bound),
 	KUNIT_CASE_PARAM(test_walk_partial, walk_gen_params),
+	KUNIT_CASE(test_walk_large),
 	KUNIT_CASE(test_walk_one_page),
 	KUNIT_CASE(test_walk_bound),
 	KUNIT_CASE(test_shrink_partial),

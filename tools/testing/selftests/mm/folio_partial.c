@@ -2,9 +2,9 @@
 /*
  * folio_partial - memory that no process maps any more is freed
  *
- * A large folio of which a part is unmapped keeps all of its memory until it is
- * split. This happens under memory pressure, but the kernel has to find out first
- * that no process maps the part. If parent and children unmap the same part:
+ * A large folio of which a part is unmapped keeps all of its memory until it is split.
+ * This happens under memory pressure, but the kernel has to find out first that no
+ * process maps the part. If parent and children unmap the same part:
  *
  *		a half			all but one page
  *	parent	- - - - x x x x		- - - - - x - -
@@ -12,66 +12,27 @@
  *	child				- - - - - x - -		and so on
  *
  * then the folio can have as many PTEs as it has pages, and only a walk of the page
- * tables tells. The deferred split shrinker does that, with swap or without, and
- * must not split a folio whose every page is mapped.
+ * tables tells. The deferred split shrinker does that, with swap or without, and must not
+ * split a folio whose every page is mapped.
  */
 #include "kselftest_harness.h"
-#include <fcntl.h>
-#include <signal.h>
-#include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 #include <time.h>
-#include "hugepage_settings.h"
-#include "vm_util.h"
+#include "folio_util.h"
 
 #define MEM_SIZE	(8UL << 20)
 #define MAX_FOLIO_SIZE	(4UL << 20)
-#define MAX_CHILDREN	31
-#define ROUNDS		4	/* of memory pressure */
-#define STRESS_TIME	6	/* s */
+#define MAX_CHILDREN	(MAX_ACTORS - 1)
+#define ROUNDS		3	/* of memory pressure */
+#define STRESS_TIME	1	/* s */
 #define STRESS_STEPS	32
 #define TIMEOUT		600	/* s: a kernel with all checks is slow */
-#define CGROUP		"/sys/fs/cgroup/"
-#define OUR_CGROUP	CGROUP "folio_partial/"
 #define LRU_GEN		"/sys/kernel/mm/lru_gen/enabled"
-#define THP_STATS	"/sys/kernel/mm/transparent_hugepage/hugepages-%zukB/stats/"
+#define THP		"/sys/kernel/mm/transparent_hugepage/"
 
-static bool controls;	/* the root cgroup's memory controller, by us */
-static char lru_gen_before[32];	/* what to restore */
-static unsigned long underused_before;
 static size_t nr_pages, folio_pages, folio_size;
 static char *area, *mem;	/* what is mapped; and MEM_SIZE of it, aligned */
 static unsigned long expected[MEM_SIZE / 4096];	/* in each page of mem */
-
-/* Write to a file of sysfs and the like. Return: whether that worked. */
-static bool put(const char *path, const char *value)
-{
-	const int fd = open(path, O_WRONLY);
-	const bool done = fd >= 0 && write(fd, value, strlen(value)) > 0;
-
-	close(fd);
-	return done;
-}
-
-static long get(const char *path)
-{
-	char buf[32];
-
-	return read_file(path, buf, sizeof(buf)) ? atol(buf) : 0;
-}
-
-static void restore(void)
-{
-	thp_write_num("shrink_underused", underused_before);
-	if (lru_gen_before[0])
-		put(LRU_GEN, lru_gen_before);
-	rmdir(OUR_CGROUP);
-	if (controls)
-		put(CGROUP "cgroup.subtree_control", "-memory");
-}
 
 static void allow_folios(enum thp_enabled when)
 {
@@ -83,6 +44,8 @@ static void allow_folios(enum thp_enabled when)
 		settings.hugepages[i].enabled = THP_NEVER;
 	settings.hugepages[sz2ord(folio_size, psize())].enabled = when;
 	settings.khugepaged.scan_sleep_millisecs = 3600 * 1000;
+	/* So that a folio of zeroes is underused */
+	settings.khugepaged.max_ptes_none = 1;
 	thp_write_settings(&settings);
 }
 
@@ -92,7 +55,7 @@ static unsigned long *page(size_t i)
 }
 
 /* Map and fill memory that consists of large folios. */
-static bool map_folios(void)
+static bool map_folios(bool zeroes)
 {
 	size_t i;
 
@@ -105,7 +68,7 @@ static bool map_folios(void)
 	mem = (char *)(((uintptr_t)area + folio_size - 1) & -folio_size);
 	madvise(mem, MEM_SIZE, MADV_HUGEPAGE);
 	for (i = 0; i < nr_pages; i++)
-		*page(i) = expected[i] = i + 1;
+		*page(i) = expected[i] = zeroes ? 0 : i + 1;
 	return check_huge_anon(mem, MEM_SIZE, MEM_SIZE / folio_size, folio_size);
 }
 
@@ -115,8 +78,8 @@ static bool unmap(size_t first, size_t nr)
 	return !nr || !madvise(page(first), nr * psize(), MADV_DONTNEED_LOCKED);
 }
 
-/* Unmap each folio but for its pages [from, to). */
-static bool unmap_but(size_t from, size_t to)
+/* Unmap each folio but for its pages [from, to). Return: whether that worked. */
+static long op_unmap_but(long from, long to)
 {
 	bool done = true;
 	size_t i;
@@ -126,8 +89,13 @@ static bool unmap_but(size_t from, size_t to)
 	return done;
 }
 
+static long op_mlock(long unused_a, long unused_b)
+{
+	return mlock2(mem, MEM_SIZE, MLOCK_ONFAULT);
+}
+
 /* Return: how many pages have a wrong value. */
-static int check(void)
+static long op_check(long unused_a, long unused_b)
 {
 	int wrong = 0;
 	size_t i;
@@ -137,33 +105,20 @@ static int check(void)
 	return wrong;
 }
 
-/* A child that unmaps all but [from, to), waits to be told to end, and checks. */
-static pid_t start_child(struct __test_metadata *_metadata, size_t from, size_t to,
-			 bool lock)
+/* A child that unmaps all but [from, to) */
+static void start_child(struct __test_metadata *_metadata, int who, size_t from, size_t to,
+			bool lock)
 {
-	const pid_t pid = fork();
-	int status;
-
-	ASSERT_GE(pid, 0);
-	if (!pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		if ((lock && mlock2(mem, MEM_SIZE, MLOCK_ONFAULT)) || !unmap_but(from, to))
-			_exit(1);
-		raise(SIGSTOP);
-		_exit(!!check());
-	}
-	ASSERT_EQ(waitpid(pid, &status, WUNTRACED), pid);
-	ASSERT_TRUE(WIFSTOPPED(status));
-	return pid;
+	spawn(SELF, who);
+	if (lock)
+		ASSERT_EQ(run(who, op_mlock, 0, 0), 0);
+	ASSERT_TRUE(run(who, op_unmap_but, from, to));
 }
 
-static void end_child(struct __test_metadata *_metadata, pid_t pid)
+static void end_child(struct __test_metadata *_metadata, int who)
 {
-	int status;
-
-	kill(pid, SIGCONT);
-	ASSERT_EQ(waitpid(pid, &status, 0), pid);
-	EXPECT_EQ(status, 0);
+	EXPECT_EQ(run(who, op_check, 0, 0), 0);
+	quit(who);
 }
 
 /*
@@ -176,7 +131,7 @@ static void press(bool global)
 	if (global)
 		put("/proc/sys/vm/drop_caches", "2");
 	else
-		put(OUR_CGROUP "memory.reclaim", "8M swappiness=0");
+		put(cgroup_file("memory.reclaim"), "8M swappiness=0");
 }
 
 struct counts {
@@ -185,16 +140,21 @@ struct counts {
 	long shared;	/* found by the shrinker to be partially mapped */
 };
 
+static long folio_stat(const char *name)
+{
+	char path[128], buf[32];
+
+	snprintf(path, sizeof(path), THP "hugepages-%zukB/stats/%s", folio_size >> 10, name);
+	return read_file(path, buf, sizeof(buf)) ? atol(buf) : 0;
+}
+
 static struct counts count(void)
 {
-	struct counts counts = { .memory = get(OUR_CGROUP "memory.current") };
-	char path[128];
+	char buf[32] = "";
 
-	snprintf(path, sizeof(path), THP_STATS "split", folio_size >> 10);
-	counts.split = get(path);
-	snprintf(path, sizeof(path), THP_STATS "split_deferred_shared", folio_size >> 10);
-	counts.shared = get(path);
-	return counts;
+	read_file(cgroup_file("memory.current"), buf, sizeof(buf));
+	return (struct counts){ atol(buf), folio_stat("split"),
+				folio_stat("split_deferred_shared") };
 }
 
 /* Return: what has changed since then, after memory pressure. */
@@ -206,11 +166,8 @@ static struct counts press_and_count(struct counts before, bool global)
 	for (i = 0; i < ROUNDS; i++)
 		press(global);
 	now = count();
-	return (struct counts){
-		.memory = now.memory - before.memory,
-		.split = now.split - before.split,
-		.shared = now.shared - before.shared,
-	};
+	return (struct counts){ now.memory - before.memory, now.split - before.split,
+				now.shared - before.shared };
 }
 
 FIXTURE(partial) {};
@@ -220,21 +177,14 @@ FIXTURE_VARIANT(partial)
 	size_t size;	/* of folios, or 0: what a PMD maps */
 };
 
-FIXTURE_VARIANT_ADD(partial, thp)
-{
-	.size = 0,
-};
-
-FIXTURE_VARIANT_ADD(partial, mthp)
-{
-	.size = 64 << 10,
-};
+FIXTURE_VARIANT_ADD(partial, thp) { .size = 0 };
+FIXTURE_VARIANT_ADD(partial, mthp) { .size = 64 << 10 };
 
 FIXTURE_SETUP(partial)
 {
 	if (geteuid() || !thp_available())
 		SKIP(return, "needs root, and THPs");
-	if (access(OUR_CGROUP "memory.reclaim", W_OK) || !put(OUR_CGROUP "cgroup.procs", "0"))
+	if (!cgroup.dir[0] || access(cgroup_file("memory.reclaim"), W_OK))
 		SKIP(return, "no memory.reclaim");
 	folio_size = variant->size ?: read_pmd_pagesize();
 	folio_pages = folio_size / psize();
@@ -242,87 +192,107 @@ FIXTURE_SETUP(partial)
 	if (folio_size > MAX_FOLIO_SIZE || !(thp_supported_orders() & folio_pages))
 		SKIP(return, "no folios of this size");
 	allow_folios(THP_MADVISE);
-	if (!map_folios())
+	if (!map_folios(false))
 		SKIP(return, "no free large folios");
+	make_actors();
 }
 
-FIXTURE_TEARDOWN(partial) {}
+FIXTURE_TEARDOWN(partial)
+{
+	kill_actors();
+}
 
-/* Parent and children unmap all but [from, to) of each folio. */
+/*
+ * Parent and children unmap all but [from, to) of each folio. If there is to be a @hole,
+ * page @from of each is mapped elsewhere, so that its old entry is empty.
+ */
 static void all_unmap(struct __test_metadata *_metadata, int nr_children, size_t from,
-		      size_t to, bool lock)
+		      size_t to, bool lock, bool hole)
 {
 	const long nr_folios = nr_pages / folio_pages;
 	const long unused = nr_folios * (folio_pages - (to - from)) * psize();
 	/* With fewer PTEs than pages, no walk is needed. */
 	const bool walked = (nr_children + 1) * (to - from) >= folio_pages;
-	pid_t pids[MAX_CHILDREN];
 	struct counts c;
 	int setting, i;
+	size_t at;
 
-	for (setting = 0; setting < 8; setting++) {
-		const bool global = setting & 1, lru_gen = setting & 2, underused = setting & 4;
-
-		if (!put(LRU_GEN, lru_gen ? "7" : "0") && lru_gen)
-			continue;
-		thp_write_num("shrink_underused", underused);
-		ASSERT_TRUE(map_folios());
-		for (i = 0; i < nr_children; i++)
-			pids[i] = start_child(_metadata, from, to, lock);
+	for (setting = 0; setting < 2; setting++) {
+		if (!put(LRU_GEN, setting ? "7" : "0") && setting)
+			TH_LOG("no multi-gen LRU");
+		thp_write_num("shrink_underused", !setting);
+		ASSERT_TRUE(map_folios(false));
+		for (at = from; hole && at < nr_pages; at += folio_pages) {
+			ASSERT_NE(mremap(page(at), psize(), psize(),
+					 MREMAP_MAYMOVE | MREMAP_DONTUNMAP), MAP_FAILED);
+			expected[at] = 0;
+		}
+		for (i = 1; i <= nr_children; i++)
+			start_child(_metadata, i, from, to, lock);
 		c = count();
-		ASSERT_TRUE(unmap_but(from, to));
-		c = press_and_count(c, global);
+		ASSERT_TRUE(op_unmap_but(from, to));
+		c = press_and_count(c, setting);
 
-		TH_LOG("%s, %s LRU, shrink_underused %d: freed %ld of %ld KiB",
-		       global ? "global" : "cgroup", lru_gen ? "multi-gen" : "classic",
-		       underused, -c.memory / 1024, unused / 1024);
 		EXPECT_GE(-c.memory, unused / 4 * 3);
 		EXPECT_EQ(c.split, nr_folios);
 		EXPECT_EQ(c.shared, walked ? nr_folios : 0);
-		for (i = 0; i < nr_children; i++)
-			end_child(_metadata, pids[i]);
-		EXPECT_EQ(check(), 0);
+		for (i = 1; i <= nr_children; i++)
+			end_child(_metadata, i);
+		EXPECT_EQ(op_check(0, 0), 0);
 	}
 }
 
-TEST_F_TIMEOUT(partial, same_half, TIMEOUT)
+TEST_F_TIMEOUT(partial, first_half, TIMEOUT)
 {
-	all_unmap(_metadata, 1, folio_pages / 2, folio_pages, false);
+	all_unmap(_metadata, 1, folio_pages / 2, folio_pages, false, false);
 }
 
-TEST_F_TIMEOUT(partial, same_half_mlocked, TIMEOUT)
+TEST_F_TIMEOUT(partial, second_half, TIMEOUT)
 {
-	all_unmap(_metadata, 1, folio_pages / 2, folio_pages, true);
+	all_unmap(_metadata, 1, 0, folio_pages / 2, false, false);
+}
+
+TEST_F_TIMEOUT(partial, half_up_to_a_hole, TIMEOUT)
+{
+	all_unmap(_metadata, 1, folio_pages / 2, folio_pages, false, true);
+}
+
+TEST_F_TIMEOUT(partial, half_mlocked, TIMEOUT)
+{
+	all_unmap(_metadata, 1, folio_pages / 2, folio_pages, true, false);
 }
 
 TEST_F_TIMEOUT(partial, all_but_one_page, TIMEOUT)
 {
-	all_unmap(_metadata, MAX_CHILDREN, 5, 6, false);
+	all_unmap(_metadata, MAX_CHILDREN, 5, 6, false, false);
 }
 
-/* As long as one more child maps all, nothing is split. Then it exits. */
+/*
+ * As long as one more child maps all, nothing is split. Then it exits. The folios are
+ * underused, but only such are split for that as a PMD can map and nothing has mlocked.
+ */
 TEST_F_TIMEOUT(partial, exit_of_last_user, TIMEOUT)
 {
 	struct counts c;
-	pid_t child, user;
 	int global;
 
+	thp_write_num("shrink_underused", 1);
 	for (global = 0; global < 2; global++) {
-		ASSERT_TRUE(map_folios());
-		user = start_child(_metadata, 0, folio_pages, false);
-		child = start_child(_metadata, folio_pages / 2, folio_pages, false);
-		ASSERT_TRUE(unmap_but(folio_pages / 2, folio_pages));
+		ASSERT_TRUE(map_folios(true));
+		start_child(_metadata, A, 0, folio_pages, !variant->size);
+		start_child(_metadata, B, folio_pages / 2, folio_pages, false);
+		ASSERT_TRUE(op_unmap_but(folio_pages / 2, folio_pages));
 		c = press_and_count(count(), global);
 		EXPECT_EQ(c.split, 0);
 		EXPECT_EQ(c.shared, 0);
 
 		c = count();
-		end_child(_metadata, user);
+		end_child(_metadata, A);
 		c = press_and_count(c, global);
 		EXPECT_GE(-c.memory, (long)MEM_SIZE / 8 * 3);
 		EXPECT_EQ(c.split, (long)(nr_pages / folio_pages));
-		end_child(_metadata, child);
-		EXPECT_EQ(check(), 0);
+		end_child(_metadata, B);
+		EXPECT_EQ(op_check(0, 0), 0);
 	}
 }
 
@@ -351,7 +321,7 @@ static int use_memory(int depth)
 				_exit(!!use_memory(depth + 1));
 		}
 		if (step % 8 == 7)
-			wrong += check();
+			wrong += op_check(0, 0);
 	}
 	return wrong + (pid && (waitpid(pid, &status, 0) != pid || status));
 }
@@ -372,7 +342,8 @@ static void stress(struct __test_metadata *_metadata, bool keep)
 	}
 	srandom(end);
 	TH_LOG("random seed: %ld", (long)end);
-	while (time(NULL) < end && (keep || map_folios())) {
+	do {
+		ASSERT_TRUE(keep || map_folios(false));
 		for (i = 0; i < 2; i++) {
 			pids[i] = fork();
 			if (!pids[i])
@@ -382,7 +353,7 @@ static void stress(struct __test_metadata *_metadata, bool keep)
 			wrong += use_memory(0);
 		for (i = 0; i < 2; i++)
 			wrong += waitpid(pids[i], &status, 0) != pids[i] || status;
-	}
+	} while (time(NULL) < end);
 	kill(presser, SIGKILL);
 	waitpid(presser, NULL, 0);
 	EXPECT_EQ(wrong, 0);
@@ -390,10 +361,7 @@ static void stress(struct __test_metadata *_metadata, bool keep)
 
 TEST_F_TIMEOUT(partial, stress, TIMEOUT)
 {
-	const long shared = count().shared;
-
 	stress(_metadata, false);
-	TH_LOG("found to be partially mapped: %ld folios", count().shared - shared);
 }
 
 /* The parent maps all pages all the time: whatever children do, nothing is split. */
@@ -410,23 +378,18 @@ TEST_F_TIMEOUT(partial, stress_all_mapped, TIMEOUT)
 	c = press_and_count(c, false);
 	EXPECT_EQ(c.split, 0);
 	EXPECT_EQ(c.shared, 0);
-	EXPECT_EQ(check(), 0);
+	EXPECT_EQ(op_check(0, 0), 0);
 }
 
 int main(int argc, char **argv)
 {
-	char buf[256];
-
 	if (!geteuid() && thp_available()) {
-		underused_before = thp_read_num("shrink_underused");
-		read_file(LRU_GEN, lru_gen_before, sizeof(lru_gen_before));
+		keep(THP "shrink_underused");
+		keep(LRU_GEN);
 		thp_save_settings();
 		/* For the tests' processes alone, to put pressure on no others */
-		if (!read_file(CGROUP "cgroup.subtree_control", buf, sizeof(buf)) ||
-		    !strstr(buf, "memory"))
-			controls = put(CGROUP "cgroup.subtree_control", "+memory");
-		mkdir(OUR_CGROUP, 0755);
-		atexit(restore);
+		if (cgroup_enter("folio_partial"))
+			atexit(cgroup_leave);
 	}
 	return test_harness_run(argc, argv);
 }

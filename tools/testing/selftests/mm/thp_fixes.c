@@ -5,12 +5,8 @@
 #include <fcntl.h>
 #include <linux/mman.h>
 #include <signal.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
-#include <unistd.h>
 #include "vm_util.h"
 #include "../../../../mm/gup_test.h"
 
@@ -26,20 +22,17 @@ FIXTURE_SETUP(thp)
 	self->size = read_pmd_pagesize();
 	if (!self->size)
 		SKIP(return, "no THP");
-	mem = mmap(NULL, 2 * self->size, PROT_NONE,
-		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	mem = mmap(NULL, 2 * self->size, PROT_NONE, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0);
 	ASSERT_NE(mem, MAP_FAILED);
 	self->addr = mem + self->size - (uintptr_t)mem % self->size;
 }
 
-FIXTURE_TEARDOWN(thp)
-{
-}
+FIXTURE_TEARDOWN(thp) {}
 
 static bool map_anon(char *addr, size_t size)
 {
-	if (mmap(addr, size, PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
+	if (mmap(addr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON | MAP_FIXED, -1, 0) ==
+	    MAP_FAILED)
 		return false;
 	madvise(addr, size, MADV_HUGEPAGE);
 	memset(addr, 1, size);
@@ -52,30 +45,21 @@ static int map_memfd(char *addr, size_t size)
 	int fd = memfd_create("thp_fixes", 0);
 
 	if (fd < 0 || ftruncate(fd, size) ||
-	    mmap(addr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-		 fd, 0) == MAP_FAILED)
+	    mmap(addr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
 		return -1;
 	memset(addr, 1, size);
-	if (madvise(addr, size, MADV_COLLAPSE) ||
-	    !check_huge_shmem(addr, size, 1, size))
-		return -1;
-	return fd;
+	return !madvise(addr, size, MADV_COLLAPSE) && check_huge_shmem(addr, size, 1, size) ?
+	       fd : -1;
 }
 
 /* The line of smaps_rollup that begins with @name, in bytes */
 static size_t rollup(const char *name)
 {
-	FILE *f = fopen("/proc/self/smaps_rollup", "r");
-	unsigned long kb = 0;
-	char line[256];
+	char buf[4096], *line = NULL;
 
-	while (f && fgets(line, sizeof(line), f)) {
-		if (!strncmp(line, name, strlen(name)))
-			sscanf(line + strlen(name), "%lu", &kb);
-	}
-	if (f)
-		fclose(f);
-	return kb * 1024;
+	if (read_file("/proc/self/smaps_rollup", buf, sizeof(buf)) > 0)
+		line = strstr(buf, name);
+	return line ? strtoul(line + strlen(name), NULL, 10) * 1024 : 0;
 }
 
 TEST_F(thp, pss_of_pmd)
@@ -92,20 +76,14 @@ TEST_F(thp, pss_of_pmd)
 
 TEST_F(thp, pin_private_file)
 {
-	struct pin_longterm_test args = {
-		.addr = (uintptr_t)self->addr,
-		.size = getpagesize(),
-	};
+	struct pin_longterm_test args = { .addr = (uintptr_t)self->addr, .size = getpagesize() };
 	int gup = open("/sys/kernel/debug/gup_test", O_RDWR);
-	int fd;
+	int fd = map_memfd(self->addr, self->size);
 
-	if (gup < 0)
-		SKIP(return, "no gup_test");
-	fd = map_memfd(self->addr, self->size);
-	if (fd < 0)
-		SKIP(return, "no THP of a memfd");
-	ASSERT_NE(mmap(self->addr, self->size, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_FIXED, fd, 0), MAP_FAILED);
+	if (gup < 0 || fd < 0)
+		SKIP(return, "no gup_test, or no THP of a memfd");
+	ASSERT_NE(mmap(self->addr, self->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED,
+		       fd, 0), MAP_FAILED);
 	FORCE_READ(self->addr[0]);
 	if (!check_huge_shmem(self->addr, self->size, 1, self->size))
 		SKIP(return, "not PMD-mapped");
@@ -118,10 +96,9 @@ TEST_F(thp, pin_private_file)
 TEST_F(thp, truncate_swapped)
 {
 	const size_t half = self->size / 2;
-	int fd, i, status = -1;
+	int fd = map_memfd(self->addr, self->size), i, status = -1;
 	pid_t pid;
 
-	fd = map_memfd(self->addr, self->size);
 	if (fd < 0)
 		SKIP(return, "no THP of a memfd");
 	madvise(self->addr, self->size, MADV_PAGEOUT);
@@ -153,8 +130,7 @@ TEST_F(thp, debugfs_unsplittable)
 	int split = open("/sys/kernel/debug/split_huge_pages", O_WRONLY);
 	int once = open("/sys/kernel/debug/clear_warn_once", O_WRONLY);
 	int kmsg = open("/dev/kmsg", O_RDONLY | O_NONBLOCK);
-	char buf[8192];
-	ssize_t len;
+	char buf[8192] = "";
 
 	if (split < 0 || once < 0 || kmsg < 0)
 		SKIP(return, "no debugfs, or no /dev/kmsg");
@@ -167,10 +143,8 @@ TEST_F(thp, debugfs_unsplittable)
 	dprintf(split, "%d,0x%lx,0x%lx,1", getpid(), (unsigned long)self->addr,
 		(unsigned long)self->addr + self->size);
 	EXPECT_TRUE(check_huge_anon(self->addr, self->size, 1, self->size));
-	while ((len = read(kmsg, buf, sizeof(buf) - 1)) > 0) {
-		buf[len] = 0;
+	while (read(kmsg, buf, sizeof(buf) - 1) > 0)
 		EXPECT_EQ(strstr(buf, "unsplittable"), NULL);
-	}
 }
 
 TEST_HARNESS_MAIN

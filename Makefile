@@ -22,6 +22,7 @@ redis: apply	## what a BGSAVE of redis costs, base beside patched
 stress: apply	## processes fork, write and exit over shared folios, for DURATION s
 soak: apply	## stress-ng and redis together, for DURATION s; what do they leave behind?
 bench: apply	## measure two base kernels and ours in one run, write bench/report.md
+bench-metal:	## what measures two kernels on a machine of yours, in build/bench-metal
 tlb-check: apply	## count what write faults do to the TLB, on ARCH=arm64 or s390x
 fuzz: apply	## map memory at random, compare all that the kernel says, for DURATION s
 bisect-check: apply	## build and boot after each patch, and run the KUnit suites
@@ -61,7 +62,12 @@ scripts := boot shell check build kunit unit mutants model kselftest tour stats 
 $(scripts):
 	@scripts/$@
 
+bench-metal:
+	@mkdir -p build/$@ && cp scripts/$@ build/$@/ && \
+		gcc -O2 -Wall -static -o build/$@/folio_calls bench/folio_calls.c
+	@sed -n 's/^#\t/  /p' scripts/$@
+
 clean:
 	@scripts/base clean
 
-.PHONY: help needs clean $(scripts)
+.PHONY: help needs clean bench-metal $(scripts)

@@ -62,7 +62,6 @@ FIXTURE_SETUP(bounds)
 	mem = (char *)roundup((uintptr_t)area, size);
 }
 
-FIXTURE_TEARDOWN(bounds) {}
 
 /* Have a write fault map a THP at mem. Return: whether that worked. */
 static bool map_anon(void)
@@ -103,6 +102,12 @@ static void kill_child(void)
 {
 	kill(child[--nr_children], SIGKILL);
 	waitpid(child[nr_children], NULL, 0);
+}
+
+FIXTURE_TEARDOWN(bounds)
+{
+	while (nr_children)
+		kill_child();
 }
 
 /* A THP of shmem that is mapped at mem by a PMD. Return: its file, or -1. */

@@ -6,7 +6,6 @@
  */
 #include <kunit/test.h>
 #include <linux/folio_mapcounts.h>
-#include <linux/prandom.h>
 #include <linux/sizes.h>
 #include <linux/string.h>
 
@@ -29,131 +28,38 @@ static struct folio_mapcounts make(u64 ptes, u64 pmds, u64 creator)
 }
 
 /* One snapshot, and the answer to every question about it. */
-struct answers {
+static const struct answers {
 	const char *desc;
-	/* the snapshot */
-	u32 ptes, pmds, creator;
 	unsigned long nr_pages;
-	/* the answers */
-	unsigned int entries;
-	unsigned long pages, nr_mapped, nr_pmdmapped;
+	u32 ptes, pmds, creator;		/* the snapshot */
+	unsigned long nr_mapped, nr_pmdmapped;	/* the answers */
 	bool exclusive, partial;
-};
-
-static const struct answers answers_table[] = {
-	{
-		.desc = "unmapped", .nr_pages = 512,
-		.exclusive = true,
-	}, {
-		.desc = "one PTE of the creator", .nr_pages = 512,
-		.ptes = 1, .creator = 1,
-		.entries = 1, .pages = 1, .nr_mapped = 1,
-		.exclusive = true, .partial = true,
-	}, {
-		.desc = "one PTE of another MM", .nr_pages = 512,
-		.ptes = 1,
-		.entries = 1, .pages = 1, .nr_mapped = 1,
-		.partial = true,
-	}, {
-		.desc = "order 1, one PTE", .nr_pages = 2,
-		.ptes = 1, .creator = 1,
-		.entries = 1, .pages = 1, .nr_mapped = 1,
-		.exclusive = true, .partial = true,
-	}, {
-		.desc = "order 1, all PTEs", .nr_pages = 2,
-		.ptes = 2, .creator = 2,
-		.entries = 2, .pages = 2, .nr_mapped = 2,
-		.exclusive = true,
-	}, {
-		.desc = "all but one PTE", .nr_pages = NR,
-		.ptes = NR - 1, .creator = NR - 1,
-		.entries = NR - 1, .pages = NR - 1, .nr_mapped = NR - 1,
-		.exclusive = true, .partial = true,
-	}, {
-		.desc = "all PTEs", .nr_pages = NR,
-		.ptes = NR, .creator = NR,
-		.entries = NR, .pages = NR, .nr_mapped = NR,
-		.exclusive = true,
-	}, {
-		.desc = "all PTEs, and one of another MM", .nr_pages = NR,
-		.ptes = NR + 1, .creator = NR,
-		.entries = NR + 1, .pages = NR + 1, .nr_mapped = NR,
-	}, {
-		/* Maybe the same pages twice: that is not certain. */
-		.desc = "half and half", .nr_pages = NR,
-		.ptes = NR, .creator = NR / 2,
-		.entries = NR, .pages = NR, .nr_mapped = NR,
-	}, {
-		.desc = "PMD of the creator", .nr_pages = NR,
-		.pmds = 1, .creator = 1,
-		.entries = 1, .pages = NR, .nr_mapped = NR, .nr_pmdmapped = NR,
-		.exclusive = true,
-	}, {
-		.desc = "PMD of another MM", .nr_pages = NR,
-		.pmds = 1,
-		.entries = 1, .pages = NR, .nr_mapped = NR, .nr_pmdmapped = NR,
-	}, {
-		.desc = "PMD and one PTE of the creator", .nr_pages = NR,
-		.ptes = 1, .pmds = 1, .creator = 2,
-		.entries = 2, .pages = NR + 1, .nr_mapped = NR, .nr_pmdmapped = NR,
-		.exclusive = true,
-	}, {
-		.desc = "PMD of the creator, PTE of another MM", .nr_pages = NR,
-		.ptes = 1, .pmds = 1, .creator = 1,
-		.entries = 2, .pages = NR + 1, .nr_mapped = NR, .nr_pmdmapped = NR,
-	}, {
-		.desc = "two PMDs, one mapped", .nr_pages = 2 * NR,
-		.pmds = 1, .creator = 1,
-		.entries = 1, .pages = NR, .nr_mapped = NR, .nr_pmdmapped = NR,
-		.exclusive = true, .partial = true,
-	}, {
-		.desc = "two PMDs, one of them and PTEs", .nr_pages = 2 * NR,
-		.ptes = NR - 1, .pmds = 1, .creator = NR,
-		.entries = NR, .pages = 2 * NR - 1, .nr_mapped = 2 * NR - 1,
-		.nr_pmdmapped = NR, .exclusive = true, .partial = true,
-	}, {
-		.desc = "two PMDs, both", .nr_pages = 2 * NR,
-		.pmds = 2, .creator = 2,
-		.entries = 2, .pages = 2 * NR, .nr_mapped = 2 * NR,
-		.nr_pmdmapped = 2 * NR, .exclusive = true,
-	}, {
-		.desc = "two PMDs, both, and a PTE", .nr_pages = 2 * NR,
-		.ptes = 1, .pmds = 2, .creator = 3,
-		.entries = 3, .pages = 2 * NR + 1, .nr_mapped = 2 * NR,
-		.nr_pmdmapped = 2 * NR, .exclusive = true,
-	}, {
-		.desc = "two PMDs, by PTEs", .nr_pages = 2 * NR,
-		.ptes = 2 * NR, .creator = 2 * NR,
-		.entries = 2 * NR, .pages = 2 * NR, .nr_mapped = 2 * NR,
-		.exclusive = true,
-	}, {
-		.desc = "the last count that is exact", .nr_pages = NR,
-		.ptes = 4 * NR - 1, .creator = 4 * NR - 1,
-		.entries = 4 * NR - 1, .pages = 4 * NR - 1, .nr_mapped = NR,
-		.exclusive = true,
-	}, {
-		.desc = "creator wrapped to 0", .nr_pages = NR,
-		.ptes = 4 * NR, .creator = 0,
-		.entries = 4 * NR, .pages = 4 * NR, .nr_mapped = NR,
-	}, {
-		.desc = "creator wrapped to 1", .nr_pages = NR,
-		.ptes = 4 * NR + 1, .creator = 1,
-		.entries = 4 * NR + 1, .pages = 4 * NR + 1, .nr_mapped = NR,
-	}, {
-		.desc = "ptes at the bound", .nr_pages = NR,
-		.ptes = 1U << 30,
-		.entries = 1 << 30, .pages = 1 << 30, .nr_mapped = NR,
-	}, {
-		.desc = "pmds at the bound", .nr_pages = NR,
-		.pmds = 1U << (30 - P), .creator = CREATOR_TOP,
-		.entries = 1 << (30 - P), .pages = 1 << 30, .nr_mapped = NR,
-		.nr_pmdmapped = NR,
-	}, {
-		.desc = "both fields full", .nr_pages = NR,
-		.ptes = PTES_TOP, .pmds = PMDS_TOP,
-		.entries = PTES_TOP + PMDS_TOP,
-		.pages = PTES_TOP + PMDS_TOP * NR, .nr_mapped = NR, .nr_pmdmapped = NR,
-	},
+} answers_table[] = {
+	{ "unmapped", 512, 0, 0, 0, 0, 0, .exclusive = true },
+	{ "one PTE of the creator", 512, 1, 0, 1, 1, 0, .exclusive = true, .partial = true },
+	{ "one PTE of another MM", 512, 1, 0, 0, 1, 0, .partial = true },
+	{ "order 1, one PTE", 2, 1, 0, 1, 1, 0, .exclusive = true, .partial = true },
+	{ "order 1, all PTEs", 2, 2, 0, 2, 2, 0, .exclusive = true },
+	{ "all but one PTE", NR, NR - 1, 0, NR - 1, NR - 1, 0, .exclusive = true, .partial = true },
+	{ "all PTEs", NR, NR, 0, NR, NR, 0, .exclusive = true },
+	{ "all PTEs, and one of another MM", NR, NR + 1, 0, NR, NR, 0 },
+	{ "half and half, maybe the same pages", NR, NR, 0, NR / 2, NR, 0 },
+	{ "PMD of the creator", NR, 0, 1, 1, NR, NR, .exclusive = true },
+	{ "PMD of another MM", NR, 0, 1, 0, NR, NR },
+	{ "PMD and one PTE of the creator", NR, 1, 1, 2, NR, NR, .exclusive = true },
+	{ "PMD of the creator, PTE of another MM", NR, 1, 1, 1, NR, NR },
+	{ "two PMDs, one mapped", 2 * NR, 0, 1, 1, NR, NR, .exclusive = true, .partial = true },
+	{ "two PMDs, one of them and PTEs", 2 * NR, NR - 1, 1, NR, 2 * NR - 1, NR,
+	  .exclusive = true, .partial = true },
+	{ "two PMDs, both", 2 * NR, 0, 2, 2, 2 * NR, 2 * NR, .exclusive = true },
+	{ "two PMDs, both, and a PTE", 2 * NR, 1, 2, 3, 2 * NR, 2 * NR, .exclusive = true },
+	{ "two PMDs, by PTEs", 2 * NR, 2 * NR, 0, 2 * NR, 2 * NR, 0, .exclusive = true },
+	{ "the last count that is exact", NR, 4 * NR - 1, 0, 4 * NR - 1, NR, 0, .exclusive = true },
+	{ "creator wrapped to 0", NR, 4 * NR, 0, 0, NR, 0 },
+	{ "creator wrapped to 1", NR, 4 * NR + 1, 0, 1, NR, 0 },
+	{ "ptes at the bound", NR, 1U << 30, 0, 0, NR, 0 },
+	{ "pmds at the bound", NR, 0, 1U << (30 - P), CREATOR_TOP, NR, NR },
+	{ "both fields full", NR, PTES_TOP, PMDS_TOP, 0, NR, NR },
 };
 
 KUNIT_ARRAY_PARAM_DESC(answers, answers_table, desc);
@@ -162,25 +68,26 @@ static void test_answers(struct kunit *test)
 {
 	const struct answers *a = test->param_value;
 	const struct folio_mapcounts mc = make(a->ptes, a->pmds, a->creator);
+	const unsigned long pages = a->ptes + a->pmds * NR;
 
 	KUNIT_EXPECT_EQ(test, mapcounts_ptes(mc), a->ptes);
 	KUNIT_EXPECT_EQ(test, mapcounts_pmds(mc), a->pmds);
 	KUNIT_EXPECT_EQ(test, mapcounts_creator(mc), a->creator);
-	KUNIT_EXPECT_EQ(test, mapcounts_mapped(mc), a->entries > 0);
-	KUNIT_EXPECT_EQ(test, mapcounts_entries(mc), a->entries);
-	KUNIT_EXPECT_EQ(test, mapcounts_bound_pages(mc), a->pages);
+	KUNIT_EXPECT_EQ(test, mapcounts_mapped(mc), pages > 0);
+	KUNIT_EXPECT_EQ(test, mapcounts_entries(mc), a->ptes + a->pmds);
+	KUNIT_EXPECT_EQ(test, mapcounts_bound_pages(mc), pages);
 	KUNIT_EXPECT_EQ(test, mapcounts_exclusive(mc), a->exclusive);
 	KUNIT_EXPECT_TRUE(test, mapcounts_valid(mc));
 	if (a->pmds && PMD_NR != NR)
 		kunit_skip(test, "PMDs map fewer pages here");
-	KUNIT_EXPECT_EQ(test, mapcounts_pages(mc), a->pages);
+	KUNIT_EXPECT_EQ(test, mapcounts_pages(mc), pages);
 	KUNIT_EXPECT_EQ(test, mapcounts_nr_mapped(mc, a->nr_pages, false),
 			a->nr_mapped);
 	KUNIT_EXPECT_EQ(test, mapcounts_nr_pmdmapped(mc, a->nr_pages),
 			a->nr_pmdmapped);
 	KUNIT_EXPECT_EQ(test, mapcounts_partial(mc, a->nr_pages), a->partial);
 	KUNIT_EXPECT_EQ(test, mapcounts_average(mc, a->nr_pages),
-			div64_u64((u64)a->pages + a->nr_pages - 1, a->nr_pages));
+			div64_u64((u64)pages + a->nr_pages - 1, a->nr_pages));
 }
 
 /* What the creator and the others map of an anonymous folio. */
@@ -366,73 +273,27 @@ struct transition {
 };
 
 static const struct transition transitions_table[] = {
-	{
-		.desc = "first PTE, not the creator",
-		.nr_ptes = 1,
-		.after = { 1, 0, 0 },
-	}, {
-		.desc = "first PTE, the creator",
-		.nr_ptes = 1, .creator = true,
-		.after = { 1, 0, 1 },
-	}, {
-		.desc = "batch of 3",
-		.nr_ptes = 3, .creator = true,
-		.before = { 3, 1, 2 }, .after = { 6, 1, 5 },
-	}, {
-		.desc = "all PTEs",
-		.nr_ptes = NR, .creator = true,
-		.after = { NR, 0, NR },
-	}, {
-		.desc = "all PTEs, not the creator",
-		.nr_ptes = NR,
-		.before = { NR, 0, NR }, .after = { 2 * NR, 0, NR },
-	}, {
-		.desc = "PMD of the creator",
-		.nr_pmds = 1, .creator = true,
-		.after = { 0, 1, 1 },
-	}, {
-		.desc = "PMD, not the creator",
-		.nr_pmds = 1,
-		.before = { 0, 1, 1 }, .after = { 0, 2, 1 },
-	}, {
-		.desc = "PUD of the creator",
-		.nr_pmds = NR, .creator = true,
-		.after = { 0, NR, NR },
-	}, {
-		.desc = "split of the creator's PMD",
-		.nr_ptes = NR, .nr_pmds = -1, .creator = true,
-		.before = { 0, 1, 1 }, .after = { NR, 0, NR },
-	}, {
-		.desc = "split of one PMD of two",
-		.nr_ptes = NR, .nr_pmds = -1, .creator = true,
-		.before = { 3, 2, 5 }, .after = { NR + 3, 1, NR + 4 },
-	}, {
-		.desc = "split, not the creator",
-		.nr_ptes = NR, .nr_pmds = -1,
-		.before = { 3, 2, 2 }, .after = { NR + 3, 1, 2 },
-	}, {
-		.desc = "creator carries out at the top",
-		.nr_ptes = 4, .creator = true,
-		.before = { 4 * NR - 2, 3, CREATOR_TOP - 1 },
-		.after = { 4 * NR + 2, 3, 2 },
-	}, {
-		.desc = "ptes at the bound leave pmds alone",
-		.nr_ptes = NR,
-		.before = { 1U << 30, 3, 3 }, .after = { (1U << 30) + NR, 3, 3 },
-	}, {
-		.desc = "ptes up to the top of the field",
-		.nr_ptes = 1,
-		.before = { PTES_TOP - 1, 0, 0 }, .after = { PTES_TOP, 0, 0 },
-	}, {
-		.desc = "pmds at the bound leave creator alone",
-		.nr_pmds = 1,
-		.before = { 3, 1U << (30 - P), 3 },
-		.after = { 3, (1U << (30 - P)) + 1, 3 },
-	}, {
-		.desc = "pmds up to the top of the field",
-		.nr_pmds = 1,
-		.before = { 0, PMDS_TOP - 1, 0 }, .after = { 0, PMDS_TOP, 0 },
-	},
+	{ "first PTE, not the creator", 1, 0, false, { 0, 0, 0 }, { 1, 0, 0 } },
+	{ "first PTE, the creator", 1, 0, true, { 0, 0, 0 }, { 1, 0, 1 } },
+	{ "batch of 3", 3, 0, true, { 3, 1, 2 }, { 6, 1, 5 } },
+	{ "all PTEs", NR, 0, true, { 0, 0, 0 }, { NR, 0, NR } },
+	{ "all PTEs, not the creator", NR, 0, false, { NR, 0, NR }, { 2 * NR, 0, NR } },
+	{ "PMD of the creator", 0, 1, true, { 0, 0, 0 }, { 0, 1, 1 } },
+	{ "PMD, not the creator", 0, 1, false, { 0, 1, 1 }, { 0, 2, 1 } },
+	{ "PUD of the creator", 0, NR, true, { 0, 0, 0 }, { 0, NR, NR } },
+	{ "split of the creator's PMD", NR, -1, true, { 0, 1, 1 }, { NR, 0, NR } },
+	{ "split of one PMD of two", NR, -1, true, { 3, 2, 5 }, { NR + 3, 1, NR + 4 } },
+	{ "split, not the creator", NR, -1, false, { 3, 2, 2 }, { NR + 3, 1, 2 } },
+	{ "creator carries out at the top", 4, 0, true,
+	  { 4 * NR - 2, 3, CREATOR_TOP - 1 }, { 4 * NR + 2, 3, 2 } },
+	{ "ptes at the bound leave pmds alone", NR, 0, false,
+	  { 1U << 30, 3, 3 }, { (1U << 30) + NR, 3, 3 } },
+	{ "ptes up to the top of the field", 1, 0, false,
+	  { PTES_TOP - 1, 0, 0 }, { PTES_TOP, 0, 0 } },
+	{ "pmds at the bound leave creator alone", 0, 1, false,
+	  { 3, 1U << (30 - P), 3 }, { 3, (1U << (30 - P)) + 1, 3 } },
+	{ "pmds up to the top of the field", 0, 1, false,
+	  { 0, PMDS_TOP - 1, 0 }, { 0, PMDS_TOP, 0 } },
 };
 
 KUNIT_ARRAY_PARAM_DESC(transitions, transitions_table, desc);
@@ -507,171 +368,6 @@ static void test_creator_wrap(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mc.val, one);
 }
 
-#define MODEL_PARTS	2
-#define MODEL_MMS	3
-#define MODEL_STEPS	20000
-#define MODEL_SEED	20261121
-
-/*
- * What the mapcounts stand for: every mapping, by MM (0 is the creator), of a folio
- * of two PMDs. All pages of a part are alike but for the first ones.
- */
-struct model {
-	unsigned int pte[MODEL_MMS][MODEL_PARTS][4];	/* of pages 0, 1, 2; and of all others */
-	unsigned int pmd[MODEL_MMS][MODEL_PARTS];
-	struct folio_mapcounts mc;
-};
-
-/* How many pages the elements of pte[][] stand for. */
-static unsigned int model_nr(int i)
-{
-	return i < 3 ? 1 : PMD_NR - 3;
-}
-
-static unsigned int model_sum(int first, int end)
-{
-	unsigned int sum = 0;
-
-	while (first < end)
-		sum += model_nr(first++);
-	return sum;
-}
-
-/* Map or unmap pages, if they all are mapped. */
-static void model_ptes(struct model *m, int mm, int part, int first, int end, bool map)
-{
-	const long nr = model_sum(first, end);
-	int i;
-
-	for (i = first; !map && i < end; i++)
-		if (!m->pte[mm][part][i])
-			return;
-	for (i = first; i < end; i++)
-		m->pte[mm][part][i] += map ? 1 : -1;
-	m->mc.val += mapcounts_delta(map ? nr : -nr, 0, mm == 0);
-}
-
-static void model_pmd(struct model *m, int mm, int part, bool map)
-{
-	if (!map && !m->pmd[mm][part])
-		return;
-	m->pmd[mm][part] += map ? 1 : -1;
-	m->mc.val += mapcounts_delta(0, map ? 1 : -1, mm == 0);
-}
-
-static void model_split(struct model *m, int mm, int part)
-{
-	int i;
-
-	if (!m->pmd[mm][part])
-		return;
-	m->pmd[mm][part]--;
-	for (i = 0; i < 4; i++)
-		m->pte[mm][part][i]++;
-	m->mc.val += mapcounts_delta(PMD_NR, -1, mm == 0);
-}
-
-static void model_step(struct model *m, struct rnd_state *rnd)
-{
-	const u32 r = prandom_u32_state(rnd);
-	const int mm = r % MODEL_MMS, first = (r >> 8) % 4;
-	const int part = (r >> 12) % MODEL_PARTS;
-	const int end = first + 1 + (r >> 16) % (4 - first);
-
-	/* More is unmapped than mapped, so that small counts are common. */
-	switch ((r >> 24) % 8) {
-	case 0 ... 1:
-		return model_ptes(m, mm, part, first, end, true);
-	case 2 ... 4:
-		return model_ptes(m, mm, part, first, end, false);
-	case 5:
-		return model_pmd(m, mm, part, true);
-	case 6:
-		return model_pmd(m, mm, part, false);
-	default:
-		return model_split(m, mm, part);
-	}
-}
-
-/* The truth, from every mapping, against the answers from the mapcounts. */
-static bool model_agrees(const struct model *m)
-{
-	const unsigned long nr_pages = MODEL_PARTS * PMD_NR;
-	unsigned long entries = 0, pages = 0, creator = 0, distinct = 0, estimate;
-	unsigned long by_pmd = 0, anon;
-	bool twice = false;
-	int mm, part, i;
-
-	for (part = 0; part < MODEL_PARTS; part++) {
-		unsigned int pmds = 0;
-
-		for (mm = 0; mm < MODEL_MMS; mm++)
-			pmds += m->pmd[mm][part];
-		creator += m->pmd[0][part];
-		entries += pmds;
-		pages += pmds * PMD_NR;
-		by_pmd += pmds * PMD_NR;
-		for (i = 0; i < 4; i++) {
-			unsigned int ptes = 0;
-
-			for (mm = 0; mm < MODEL_MMS; mm++)
-				ptes += m->pte[mm][part][i];
-			creator += m->pte[0][part][i] * model_nr(i);
-			entries += ptes * model_nr(i);
-			pages += ptes * model_nr(i);
-			distinct += (ptes || pmds) * model_nr(i);
-			twice |= ptes + pmds > 1;
-		}
-	}
-
-	estimate = mapcounts_nr_mapped(m->mc, nr_pages, false);
-	anon = mapcounts_nr_mapped(m->mc, nr_pages, true);
-	return mapcounts_entries(m->mc) == entries &&
-	       mapcounts_mapped(m->mc) == (entries > 0) &&
-	       mapcounts_pages(m->mc) == pages &&
-	       mapcounts_exclusive(m->mc) ==
-			(entries == creator && entries <= CREATOR_TOP) &&
-	       mapcounts_nr_pmdmapped(m->mc, nr_pages) == min(by_pmd, nr_pages) &&
-	       estimate >= distinct && estimate <= nr_pages &&
-	       (twice || estimate == distinct) &&
-	       anon <= estimate && 2 * anon >= distinct &&
-	       /* certain only: true implies it, and where it can be told it is. */
-	       (!mapcounts_partial(m->mc, nr_pages) ||
-		(distinct > 0 && distinct < nr_pages)) &&
-	       (twice || mapcounts_partial(m->mc, nr_pages) ==
-			 (distinct > 0 && distinct < nr_pages));
-}
-
-static void test_model(struct kunit *test)
-{
-	struct model *m = kunit_kzalloc(test, sizeof(*m), GFP_KERNEL);
-	struct rnd_state rnd;
-	int step, mm, part, i;
-
-	KUNIT_ASSERT_NOT_NULL(test, m);
-	prandom_seed_state(&rnd, MODEL_SEED);
-	for (step = 0; step < MODEL_STEPS; step++) {
-		model_step(m, &rnd);
-		if (!model_agrees(m)) {
-			KUNIT_FAIL(test, "step %d from seed %d: mapcounts %#llx",
-				   step, MODEL_SEED, m->mc.val);
-			return;
-		}
-	}
-
-	/* Everything is unmapped in the end, and nothing may be left over. */
-	for (mm = 0; mm < MODEL_MMS; mm++) {
-		for (part = 0; part < MODEL_PARTS; part++) {
-			while (m->pmd[mm][part])
-				model_pmd(m, mm, part, false);
-			for (i = 0; i < 4; i++)
-				while (m->pte[mm][part][i])
-					model_ptes(m, mm, part, i, i + 1, false);
-		}
-	}
-	KUNIT_EXPECT_EQ(test, m->mc.val, 0ULL);
-}
-
 static struct kunit_case folio_mapcounts_test_cases[] = {
 	KUNIT_CASE(test_fields),
 	KUNIT_CASE_PARAM(test_answers, answers_gen_params),
@@ -681,7 +377,6 @@ static struct kunit_case folio_mapcounts_test_cases[] = {
 	KUNIT_CASE(test_valid),
 	KUNIT_CASE_PARAM(test_transitions, transitions_gen_params),
 	KUNIT_CASE(test_creator_wrap),
-	KUNIT_CASE(test_model),
 	{}
 };
 

@@ -15,7 +15,6 @@
  */
 #include <limits.h>
 #include <pthread.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,7 +39,7 @@
 
 #define NR_MMS		4
 #define NOBODY		NR_MMS
-#define MAX_OPS		80
+#define MAX_STEPS	80
 
 /* A PMD maps as many pages; a folio has up to four such parts. */
 #define P		TEST_P
@@ -57,27 +56,17 @@
 static u64 seed;
 static unsigned int nr_sequences = TEST_PMD_ORDER > 9 ? 500 : 2000;
 
-/* Why the last check failed. */
-static __thread char why[400];
-
-static __printf(1, 2) bool fail(const char *format, ...)
-{
-	va_list args;
-
-	va_start(args, format);
-	vsnprintf(why, sizeof(why), format, args);
-	va_end(args);
-	return false;
-}
-
+/* Say what failed. */
 #define EXPECT(expr, want) ({							\
 	const s64 got_ = (s64)(expr), want_ = (s64)(want);			\
 										\
-	got_ == want_ || fail("%s: %lld, not %lld", #expr, (long long)got_,	\
-			      (long long)want_);				\
+	if (got_ != want_)							\
+		printf("# %s: %lld, not %lld\n", #expr, (long long)got_,	\
+		       (long long)want_);					\
+	got_ == want_;								\
 })
 
-#define CHECK(cond)	((cond) || fail("not true: %s", #cond))
+#define CHECK(cond)	EXPECT(!(cond), 0)
 
 /* splitmix64: every seed will do. */
 static u64 rnd_next(u64 *state)
@@ -153,13 +142,11 @@ static bool answers_agree(u64 ptes, u64 pmds, u64 creator, unsigned long nr_page
 	       EXPECT(mapcounts_bound_pages(mc), ptes + (pmds << P)) &&
 	       EXPECT(mapcounts_exclusive(mc), ptes + pmds == creator) &&
 	       EXPECT(mapcounts_valid(mc), creator <= ptes + pmds) &&
-	       estimates_agree(mc, pages, estimate_of(ptes, pmds, 0, nr_pages),
-			       nr_pages, false) &&
+	       estimates_agree(mc, pages, estimate_of(ptes, pmds, 0, nr_pages), nr_pages, false) &&
 	       (creator > ptes + pmds ||
 		estimates_agree(mc, pages, estimate_of(ptes, pmds, creator, nr_pages),
 				nr_pages, true)) &&
-	       EXPECT(mapcounts_nr_pmdmapped(mc, nr_pages),
-		      by_pmd < nr_pages ? by_pmd : nr_pages) &&
+	       EXPECT(mapcounts_nr_pmdmapped(mc, nr_pages), min_t(u64, by_pmd, nr_pages)) &&
 	       EXPECT(mapcounts_average(mc, nr_pages), (pages + nr_pages - 1) / nr_pages) &&
 	       EXPECT(mapcounts_partial(mc, nr_pages), pages > 0 && pages < nr_pages);
 }
@@ -169,6 +156,7 @@ static bool test_answers(u64 *state)
 	const unsigned long nr_pages = 2UL << rnd(state, 18);
 	const u64 ptes = rnd_value(state, PTES_TOP);
 	const u64 pmds = rnd_value(state, rnd(state, 2) ? PMDS_TOP : 3);
+	const u64 few = rnd_value(state, 1 << P);
 	u64 creator = rnd_value(state, CREATOR_TOP);
 
 	/* Where equal is not likely by chance */
@@ -177,67 +165,40 @@ static bool test_answers(u64 *state)
 	/* On 32 bit, only what can be mapped at all fits in a long. */
 	if (sizeof(long) == 4 && ptes + (pmds << P) + nr_pages > ULONG_MAX)
 		return true;
-	if (!answers_agree(ptes, pmds, creator, nr_pages) ||
-	    !answers_agree(rnd_value(state, 2 * nr_pages), pmds, creator,
-			   nr_pages) ||
-	    !answers_agree(creator, 0, creator, nr_pages) ||
-	    !answers_agree(creator + rnd_value(state, 2 * nr_pages), 0, creator,
-			   nr_pages) ||
-	    !answers_agree(0, creator % PMDS_TOP, creator % PMDS_TOP, nr_pages))
-		return false;
-	return true;
+	return answers_agree(ptes, pmds, creator, nr_pages) &&
+	       answers_agree(rnd_value(state, 2 * nr_pages), pmds, creator, nr_pages) &&
+	       answers_agree(creator, 0, creator, nr_pages) &&
+	       answers_agree(creator + rnd_value(state, 2 * nr_pages), 0, creator, nr_pages) &&
+	       answers_agree(0, creator % PMDS_TOP, creator % PMDS_TOP, nr_pages) &&
+	       /* Nothing is to be accounted when an MM adopts what one table maps. */
+	       EXPECT(mapcounts_nr_mapped(make(few, 0, few), nr_pages, true),
+		      mapcounts_nr_mapped(make(few, 0, 0), nr_pages, true));
 }
 
-/* What one page table has: nothing is to be accounted when an MM adopts the folio. */
-static bool test_adopt(u64 *state)
+static bool delta_adds(u64 delta, u64 before, s64 ptes, s64 pmds, s64 creator)
 {
-	const unsigned long nr_pages = 2UL << rnd(state, 18);
-	const u64 ptes = rnd_value(state, 1 << P);
-	const u64 pmds = rnd(state, 2) ? rnd_value(state, (1 << P) - ptes) : 0;
-
-	if (!EXPECT(mapcounts_nr_mapped(make(ptes, pmds, ptes + pmds), nr_pages, true),
-		    mapcounts_nr_mapped(make(ptes, pmds, 0), nr_pages, true)))
-		return false;
-	return true;
-}
-
-/* Adding @delta and subtracting it again changes the fields as expected. */
-static bool delta_adds(u64 delta, struct folio_mapcounts before, s64 ptes,
-		       s64 pmds, s64 creator)
-{
-	struct folio_mapcounts mc = before;
-
-	mc.val += delta;
-	return EXPECT(mc.val & PTES_TOP, (before.val & PTES_TOP) + ptes) &&
-	       EXPECT(mc.val >> 31 & PMDS_TOP, (before.val >> 31 & PMDS_TOP) + pmds) &&
-	       EXPECT(mc.val >> (62 - P),
-		      ((before.val >> (62 - P)) + creator) & CREATOR_TOP) &&
-	       EXPECT(mc.val - delta, before.val);
+	return EXPECT(before + delta,
+		      before + ptes + ((u64)pmds << 31) + ((u64)creator << (62 - P)));
 }
 
 static bool test_deltas(u64 *state)
 {
-	const struct folio_mapcounts mc =
-		make(BOUND / 2 + rnd_value(state, BOUND / 2),
-		     1 + rnd_value(state, BOUND >> P),
-		     rnd_value(state, CREATOR_TOP));
+	const u64 mc = make(BOUND / 2 + rnd_value(state, BOUND / 2),
+			    1 + rnd_value(state, BOUND >> P), rnd_value(state, CREATOR_TOP)).val;
 	const long nr = rnd_value(state, BOUND - 1);
 	const long pmds = rnd_value(state, (BOUND >> P) - 2);
 	const long less = rnd_value(state, BOUND / 2);
 
-	if (!delta_adds(mapcounts_delta(nr, 0, false), mc, nr, 0, 0) ||
-	    !delta_adds(mapcounts_delta(nr, 0, true), mc, nr, 0, nr) ||
-	    !delta_adds(mapcounts_delta(-less, 0, false), mc, -less, 0, 0) ||
-	    !delta_adds(mapcounts_delta(-less, 0, true), mc, -less, 0, -less) ||
-	    !delta_adds(mapcounts_delta(0, pmds, false), mc, 0, pmds, 0) ||
-	    !delta_adds(mapcounts_delta(0, pmds, true), mc, 0, pmds, pmds) ||
-	    !delta_adds(mapcounts_delta(0, -1, true), mc, 0, -1, -1) ||
-	    !delta_adds(mapcounts_delta(PMD_NR, -1, false), mc, PMD_NR, -1, 0) ||
-	    !delta_adds(mapcounts_delta(PMD_NR, -1, true), mc, PMD_NR, -1,
-			(s64)PMD_NR - 1) ||
-	    !delta_adds(MAPCOUNTS_CREATOR * (unsigned int)nr, mc, 0, 0, nr))
-		return false;
-	return true;
+	return delta_adds(mapcounts_delta(nr, 0, false), mc, nr, 0, 0) &&
+	       delta_adds(mapcounts_delta(nr, 0, true), mc, nr, 0, nr) &&
+	       delta_adds(mapcounts_delta(-less, 0, false), mc, -less, 0, 0) &&
+	       delta_adds(mapcounts_delta(-less, 0, true), mc, -less, 0, -less) &&
+	       delta_adds(mapcounts_delta(0, pmds, false), mc, 0, pmds, 0) &&
+	       delta_adds(mapcounts_delta(0, pmds, true), mc, 0, pmds, pmds) &&
+	       delta_adds(mapcounts_delta(0, -1, true), mc, 0, -1, -1) &&
+	       delta_adds(mapcounts_delta(PMD_NR, -1, false), mc, PMD_NR, -1, 0) &&
+	       delta_adds(mapcounts_delta(PMD_NR, -1, true), mc, PMD_NR, -1, (s64)PMD_NR - 1) &&
+	       delta_adds(MAPCOUNTS_CREATOR * (unsigned int)nr, mc, 0, 0, nr);
 }
 
 /* The fields fill the 64 bits and do not overlap; units, bounds and masks fit. */
@@ -248,8 +209,7 @@ static bool test_fields(u64 *state)
 	       EXPECT(MAPCOUNTS_PTES_MASK, PTES_TOP) &&
 	       EXPECT(MAPCOUNTS_PMDS_MASK, PMDS_TOP << 31) &&
 	       EXPECT(MAPCOUNTS_CREATOR_MASK, CREATOR_TOP << (62 - P)) &&
-	       EXPECT(MAPCOUNTS_PTES_MASK + MAPCOUNTS_PMDS_MASK + MAPCOUNTS_CREATOR_MASK,
-		      ~0ULL) &&
+	       EXPECT(MAPCOUNTS_PTES_MASK + MAPCOUNTS_PMDS_MASK + MAPCOUNTS_CREATOR_MASK, ~0ULL) &&
 	       EXPECT(MAPCOUNTS_PTE, 1) &&
 	       EXPECT(MAPCOUNTS_PMD, 1ULL << 31) &&
 	       EXPECT(MAPCOUNTS_CREATOR, 1ULL << (62 - P)) &&
@@ -263,18 +223,15 @@ static bool test_fields(u64 *state)
 static bool test_bounds(u64 *state)
 {
 	const u64 pmds = rnd_value(state, BOUND >> P);
-	const u64 ptes = BOUND - (pmds << P) +
-			 rnd_value(state, (1 << 30) - (1 << 18));
+	const u64 ptes = BOUND - (pmds << P) + rnd_value(state, (1 << 30) - (1 << 18));
 	const u64 more = rnd_value(state, (BOUND >> P) - 1);
 	const struct folio_mapcounts mc = make(ptes, pmds + more, 0);
 
-	if (!EXPECT(mapcounts_bound_pages(make(BOUND - (pmds << P), pmds, 0)),
-		    MAPCOUNTS_PAGES_MAX) ||
-	    !EXPECT(mapcounts_ptes(mc), ptes) ||
-	    !EXPECT(mapcounts_pmds(mc), pmds + more) ||
-	    !EXPECT(mapcounts_entries(mc), ptes + pmds + more))
-		return false;
-	return true;
+	return EXPECT(mapcounts_bound_pages(make(BOUND - (pmds << P), pmds, 0)),
+		      MAPCOUNTS_PAGES_MAX) &&
+	       EXPECT(mapcounts_ptes(mc), ptes) &&
+	       EXPECT(mapcounts_pmds(mc), pmds + more) &&
+	       EXPECT(mapcounts_entries(mc), ptes + pmds + more);
 }
 
 /* PTEs that are unmapped too often do not leave what looks like an unmapped folio. */
@@ -282,25 +239,21 @@ static bool test_underflow(u64 *state)
 {
 	const u64 ptes = rnd_value(state, 10000);
 	const long gone = ptes + 1 + rnd_value(state, BOUND);
-	struct folio_mapcounts mc = make(ptes, rnd_value(state, BOUND >> P),
-					 rnd(state, CREATOR_TOP));
+	const u64 pmds = rnd_value(state, BOUND >> P);
+	struct folio_mapcounts mc = make(ptes, pmds, rnd(state, CREATOR_TOP));
 
 	mc.val += mapcounts_delta(-gone, 0, rnd(state, 2));
-	if (!CHECK(mapcounts_mapped(mc)) ||
-	    !CHECK(mapcounts_ptes(mc) != ptes - gone))
-		return false;
-	return true;
+	return CHECK(mapcounts_mapped(mc)) && CHECK(mapcounts_ptes(mc) != ptes - gone);
 }
 
 /*
  * A PUD counts as the PMDs that it stands for: it is split into these, without a
  * change, and then one of these after the other into PTEs. The creator can have
- * three of them split, and be known to be the only one.
+ * three of them split (if all have as many PTEs), and be known to be the only one.
  */
 static bool test_pud(u64 *state)
 {
 	const unsigned long nr = 1UL << P, nr_pages = nr * PMD_NR;
-	const bool full = nr == PMD_NR;	/* as many PTEs as there can be */
 	struct folio_mapcounts mc = {};
 	unsigned long split;
 
@@ -309,17 +262,9 @@ static bool test_pud(u64 *state)
 	for (split = 0; split <= nr; split++) {
 		const u64 entries = nr + split * (PMD_NR - 1);
 
-		if (!EXPECT(mapcounts_entries(mc), entries) ||
-		    !EXPECT(mapcounts_pmds(mc), nr - split) ||
-		    !EXPECT(mapcounts_pages(mc), nr_pages) ||
-		    !EXPECT(mapcounts_nr_mapped(mc, nr_pages, false), nr_pages) ||
-		    !EXPECT(mapcounts_nr_mapped(mc, nr_pages, true), nr_pages) ||
-		    !EXPECT(mapcounts_nr_pmdmapped(mc, nr_pages),
-			    (nr - split) * PMD_NR) ||
-		    !EXPECT(mapcounts_partial(mc, nr_pages), false) ||
+		if (!answers_agree(split * PMD_NR, nr - split, entries & CREATOR_TOP, nr_pages) ||
+		    !EXPECT(mc.val, make(split * PMD_NR, nr - split, entries & CREATOR_TOP).val) ||
 		    !EXPECT(mapcounts_exclusive(mc), entries <= CREATOR_TOP))
-			return false;
-		if (full && !EXPECT(mapcounts_exclusive(mc), split <= 3))
 			return false;
 		mc.val += mapcounts_delta(PMD_NR, -1, true);
 	}
@@ -328,12 +273,12 @@ static bool test_pud(u64 *state)
 
 /* The model */
 
+/* What is mapped, as often as it is: PTEs by page, and behind these PMDs by part */
 struct model {
 	unsigned int nr_pages;
-	unsigned int creator;			/* an MM, or NOBODY */
-	u32 pte[NR_MMS][MAX_PAGES];		/* PTEs of an MM that map a page */
-	u32 pmd[NR_MMS][MAX_PARTS];		/* PMDs of an MM that map a part */
-	struct folio_mapcounts mc;		/* what is to stand for that */
+	unsigned int creator;				/* an MM, or NOBODY */
+	u32 map[NR_MMS][MAX_PAGES + MAX_PARTS];
+	struct folio_mapcounts mc;			/* what is to stand for that */
 };
 
 /* What counting every mapping gives. */
@@ -345,29 +290,13 @@ struct truth {
 	bool parties_twice;			/* of the creator, or of the others */
 };
 
-static unsigned int nr_parts(const struct model *m)
+static u64 count(const struct model *m, unsigned int mm, unsigned int first, unsigned int nr)
 {
-	return m->nr_pages / PMD_NR;
-}
-
-static u64 count_ptes(const struct model *m, unsigned int mm, unsigned int first,
-		      unsigned int nr)
-{
-	u64 count = 0;
+	u64 sum = 0;
 
 	while (nr--)
-		count += m->pte[mm][first++];
-	return count;
-}
-
-static u64 count_pmds(const struct model *m, unsigned int mm)
-{
-	unsigned int part;
-	u64 count = 0;
-
-	for (part = 0; part < nr_parts(m); part++)
-		count += m->pmd[mm][part];
-	return count;
+		sum += m->map[mm][first++];
+	return sum;
 }
 
 static struct truth count_all(const struct model *m)
@@ -376,43 +305,29 @@ static struct truth count_all(const struct model *m)
 	unsigned int mm, i;
 
 	for (mm = 0; mm < NR_MMS; mm++) {
-		const u64 ptes = count_ptes(m, mm, 0, m->nr_pages);
-		const u64 pmds = count_pmds(m, mm);
+		const u64 ptes = count(m, mm, 0, m->nr_pages);
+		const u64 pmds = count(m, mm, MAX_PAGES, m->nr_pages / PMD_NR);
 
 		t.ptes += ptes;
 		t.pmds += pmds;
-		t.pages += ptes + pmds * PMD_NR;
-		if (mm == m->creator)
-			t.creator = ptes + pmds;
+		t.creator += mm == m->creator ? ptes + pmds : 0;
 	}
+	t.pages = t.ptes + t.pmds * PMD_NR;
 	for (i = 0; i < m->nr_pages; i++) {
-		const u64 creator = m->creator == NOBODY ? 0 : m->pte[m->creator][i];
+		const u64 creator = m->creator == NOBODY ? 0 : m->map[m->creator][i];
 		u64 here = 0;
 
 		for (mm = 0; mm < NR_MMS; mm++)
-			here += m->pte[mm][i];
+			here += m->map[mm][i];
 		t.creators += creator > 0;
 		t.others += here > creator;
 		t.parties_twice |= creator > 1 || here - creator > 1;
 		for (mm = 0; mm < NR_MMS; mm++)
-			here += m->pmd[mm][i / PMD_NR];
+			here += m->map[mm][MAX_PAGES + i / PMD_NR];
 		t.distinct += here > 0;
 		t.twice |= here > 1;
 	}
 	return t;
-}
-
-/* The estimate for an anonymous folio */
-static bool anon_agrees(const struct model *m, const struct truth *t)
-{
-	const unsigned long estimate = mapcounts_nr_mapped(m->mc, m->nr_pages, true);
-
-	return EXPECT(estimate, estimate_of(t->ptes, t->pmds, t->creator & CREATOR_TOP,
-					    m->nr_pages)) &&
-	       CHECK(2 * estimate >= t->distinct && estimate <= m->nr_pages) &&
-	       CHECK(estimate <= t->pages && (estimate || !t->distinct)) &&
-	       (t->pmds || t->parties_twice ||
-		EXPECT(estimate, t->creators > t->others ? t->creators : t->others));
 }
 
 /* Everything that the header answers, against the truth or what bounds it. */
@@ -421,278 +336,155 @@ static bool model_agrees(const struct model *m)
 	const struct truth t = count_all(m);
 	const unsigned long nr_pages = m->nr_pages;
 	const struct folio_mapcounts mc = m->mc;
-	const unsigned long estimate = mapcounts_nr_mapped(mc, nr_pages, false);
+	const unsigned long file = mapcounts_nr_mapped(mc, nr_pages, false);
+	const unsigned long anon = mapcounts_nr_mapped(mc, nr_pages, true);
 	const bool partial = mapcounts_partial(mc, nr_pages);
 	const bool in_part = t.distinct > 0 && t.distinct < nr_pages;
-	const u64 entries = t.ptes + t.pmds;
 
-	return EXPECT(mapcounts_ptes(mc), t.ptes) &&
-	       EXPECT(mapcounts_pmds(mc), t.pmds) &&
-	       EXPECT(mapcounts_creator(mc), t.creator & CREATOR_TOP) &&
-	       EXPECT(mapcounts_mapped(mc), entries > 0) &&
-	       EXPECT(mapcounts_entries(mc), entries) &&
-	       EXPECT(mapcounts_pages(mc), t.pages) &&
+	return EXPECT(mc.val, make(t.ptes, t.pmds, t.creator & CREATOR_TOP).val) &&
+	       answers_agree(t.ptes, t.pmds, t.creator & CREATOR_TOP, nr_pages) &&
 	       EXPECT(mapcounts_exclusive(mc),
-		      entries == t.creator && entries <= CREATOR_TOP) &&
+		      t.ptes + t.pmds == t.creator && t.creator <= CREATOR_TOP) &&
 	       CHECK(mapcounts_valid(mc)) &&
-	       EXPECT(mapcounts_nr_pmdmapped(mc, nr_pages),
-		      min_t(u64, t.pmds * PMD_NR, nr_pages)) &&
-	       CHECK(estimate >= t.distinct && estimate <= nr_pages) &&
-	       CHECK(estimate <= t.pages) &&
-	       CHECK(estimate == t.distinct || t.twice) &&
-	       anon_agrees(m, &t) &&
+	       CHECK(file >= t.distinct && file <= nr_pages && file <= t.pages) &&
+	       CHECK(file == t.distinct || t.twice) &&
+	       CHECK(2 * anon >= t.distinct && anon <= nr_pages && anon <= t.pages) &&
+	       (t.pmds || t.parties_twice ||
+		EXPECT(anon, t.creators > t.others ? t.creators : t.others)) &&
 	       CHECK(!partial || in_part) &&
 	       CHECK(partial == in_part || t.twice);
 }
 
-static void change_ptes(struct model *m, unsigned int mm, unsigned int first,
-			unsigned int nr, u32 times, bool map)
+/* Map, or unmap if @times is negative. */
+static void change(struct model *m, unsigned int mm, unsigned int first, unsigned int nr,
+		   long times)
 {
-	const long all = (long)nr * times;
+	const long all = nr * times;
+	const bool pmd = first >= MAX_PAGES;
 	unsigned int i;
 
 	for (i = first; i < first + nr; i++)
-		m->pte[mm][i] += map ? times : -times;
-	m->mc.val += mapcounts_delta(map ? all : -all, 0, mm == m->creator);
-}
-
-static void change_pmd(struct model *m, unsigned int mm, unsigned int part,
-		       u32 times, bool map)
-{
-	m->pmd[mm][part] += map ? times : -times;
-	while (times--)
-		m->mc.val += mapcounts_delta(0, map ? 1 : -1, mm == m->creator);
+		m->map[mm][i] += times;
+	m->mc.val += mapcounts_delta(pmd ? 0 : all, pmd ? all : 0, mm == m->creator);
 }
 
 /* Map or unmap for MM @by what @mm maps. */
-static void change_all(struct model *m, unsigned int mm, unsigned int by, bool map)
+static void change_all(struct model *m, unsigned int mm, unsigned int by, int sign)
 {
-	unsigned int i, nr;
+	unsigned int i;
 
-	/* By batches of pages that are mapped the same number of times */
-	for (i = 0; i < m->nr_pages; i += nr) {
-		for (nr = 1; i + nr < m->nr_pages; nr++)
-			if (m->pte[mm][i + nr] != m->pte[mm][i])
-				break;
-		if (m->pte[mm][i])
-			change_ptes(m, by, i, nr, m->pte[mm][i], map);
-	}
-	for (i = 0; i < nr_parts(m); i++)
-		change_pmd(m, by, i, m->pmd[mm][i], map);
+	for (i = 0; i < MAX_PAGES + m->nr_pages / PMD_NR; i++)
+		if (m->map[mm][i])
+			change(m, by, i, 1, sign * (long)m->map[mm][i]);
 }
 
 static bool room_for(const struct model *m, u64 ptes, u64 pmds)
 {
-	const u64 more = ptes + (pmds << P);
-
 	return (m->mc.val & PTES_TOP) + ((m->mc.val >> 31 & PMDS_TOP) << P) <= BOUND &&
-	       more <= BOUND / 2;
+	       ptes + (pmds << P) <= BOUND / 2;
 }
 
-/* The operations */
-
-enum kind {
-	MAP_PTES, UNMAP_PTES, MAP_PMD, UNMAP_PMD, FORK, SPLIT, SPLIT_IN_TWO,
-	ADOPT, EXIT, NR_KINDS
-};
-
-/* Each can be applied to any model. It does nothing where there is nothing to do. */
-struct op {
-	enum kind kind;
-	unsigned int mm, child;
-	unsigned int first, nr;		/* pages */
-	unsigned int times;		/* in how many places that MM maps them */
-	unsigned int claim;		/* 0: as drivers, who do not claim the folio */
-};
-
-struct sequence {
-	unsigned int nr_pages, nr;
-	struct op ops[MAX_OPS];
-};
-
-static void claim(struct model *m, const struct op *op)
+/* Map or unmap some pages, or a part by a PMD; as drivers do, who do not claim the folio. */
+static void step_map(struct model *m, u64 *state, unsigned int mm, bool pmd, bool map)
 {
-	if (!m->mc.val && op->claim)
-		m->creator = op->mm;
-}
-
-static void apply_ptes(struct model *m, const struct op *op)
-{
-	const unsigned int first = op->first % m->nr_pages;
-	const unsigned int nr = min_t(unsigned int, op->nr, m->nr_pages - first);
-	u32 times = op->times;
+	const bool claim = rnd(state, 8) > 0;
+	unsigned int first = rnd(state, 2) ? rnd(state, m->nr_pages) : 0;
+	unsigned int nr = rnd(state, 2) ? m->nr_pages : 1 + rnd(state, m->nr_pages);
+	u32 times = rnd(state, 8) ? 1 : 1U << rnd(state, 20);
 	unsigned int i;
 
-	if (op->kind == MAP_PTES) {
-		if (!room_for(m, (u64)nr * times, 0))
+	nr = min_t(unsigned int, nr, m->nr_pages - first);
+	if (pmd) {
+		if (m->nr_pages < PMD_NR)
 			return;
-		claim(m, op);
-		change_ptes(m, op->mm, first, nr, times, true);
+		first = MAX_PAGES + first / PMD_NR;
+		nr = 1;
+	}
+	if (map) {
+		if (!room_for(m, pmd ? 0 : (u64)nr * times, pmd ? times : 0))
+			return;
+		if (!m->mc.val && claim)
+			m->creator = mm;
+		change(m, mm, first, nr, times);
 		return;
 	}
 	for (i = first; i < first + nr; i++)
-		times = min_t(u32, times, m->pte[op->mm][i]);
-	change_ptes(m, op->mm, first, nr, times, false);
+		times = min_t(u32, times, m->map[mm][i]);
+	change(m, mm, first, nr, -(long)times);
 }
 
-static void apply_pmd(struct model *m, const struct op *op)
+static void step_adopt(struct model *m, unsigned int mm)
 {
-	const unsigned int part = op->first % m->nr_pages / PMD_NR;
-
-	if (part >= nr_parts(m))
-		return;
-	if (op->kind == UNMAP_PMD) {
-		change_pmd(m, op->mm, part, min_t(u32, op->times, m->pmd[op->mm][part]),
-			   false);
-	} else if (room_for(m, 0, op->times)) {
-		claim(m, op);
-		change_pmd(m, op->mm, part, op->times, true);
-	}
-}
-
-static void apply_split(struct model *m, const struct op *op)
-{
-	const unsigned int part = op->first % m->nr_pages / PMD_NR;
-	unsigned int i;
-
-	if (!m->pmd[op->mm][part] || !room_for(m, PMD_NR, 0))
-		return;
-	if (op->kind == SPLIT_IN_TWO) {
-		change_ptes(m, op->mm, part * PMD_NR, PMD_NR, 1, true);
-		change_pmd(m, op->mm, part, 1, false);
-		return;
-	}
-	m->pmd[op->mm][part]--;
-	for (i = 0; i < PMD_NR; i++)
-		m->pte[op->mm][part * PMD_NR + i]++;
-	m->mc.val += mapcounts_delta(PMD_NR, -1, op->mm == m->creator);
-}
-
-static void apply_fork(struct model *m, const struct op *op)
-{
-	if (op->mm != op->child &&
-	    room_for(m, count_ptes(m, op->mm, 0, m->nr_pages), count_pmds(m, op->mm)))
-		change_all(m, op->mm, op->child, true);
-}
-
-static void apply_adopt(struct model *m, const struct op *op)
-{
-	const u64 entries = count_ptes(m, op->mm, 0, m->nr_pages) +
-			    count_pmds(m, op->mm);
+	const u64 entries = count(m, mm, 0, MAX_PAGES + m->nr_pages / PMD_NR);
 	const struct truth t = count_all(m);
 
-	if (m->creator == op->mm || !entries || entries != t.ptes + t.pmds)
+	if (m->creator == mm || !entries || entries != t.ptes + t.pmds)
 		return;
-	m->creator = op->mm;
+	m->creator = mm;
 	m->mc.val += MAPCOUNTS_CREATOR * (unsigned int)entries;
 }
 
-static void apply(struct model *m, const struct op *op)
+/* Does nothing where there is nothing to do. */
+static void step(struct model *m, u64 *state)
 {
-	switch (op->kind) {
-	case MAP_PTES:
-	case UNMAP_PTES:
-		return apply_ptes(m, op);
-	case MAP_PMD:
-	case UNMAP_PMD:
-		return apply_pmd(m, op);
-	case FORK:
-		return apply_fork(m, op);
-	case SPLIT:
-	case SPLIT_IN_TWO:
-		return apply_split(m, op);
-	case ADOPT:
-		return apply_adopt(m, op);
-	default:
-		return change_all(m, op->mm, op->mm, false);
-	}
-}
+	const unsigned int mm = rnd(state, NR_MMS), child = rnd(state, NR_MMS);
+	const unsigned int part = rnd(state, m->nr_pages) / PMD_NR;
 
-/* Sequences of them */
-
-/* Apply a sequence to an empty model. If that fails, @at is the operation. */
-static bool run(const struct sequence *s, unsigned int *at)
-{
-	static struct model m;
-	unsigned int mm;
-
-	memset(&m, 0, sizeof(m));
-	m.nr_pages = s->nr_pages;
-	m.creator = NOBODY;
-	for (*at = 0; *at < s->nr; ++*at) {
-		apply(&m, &s->ops[*at]);
-		if (!model_agrees(&m))
-			return false;
-	}
-	for (mm = 0; mm < NR_MMS; mm++)
-		change_all(&m, mm, mm, false);
-	return model_agrees(&m) && EXPECT(m.mc.val, 0);
-}
-
-static void op_generate(struct op *op, u64 *state, unsigned int nr_pages)
-{
 	/* More is unmapped than mapped, so that small counts are common. */
-	static const enum kind kinds[] = {
-		MAP_PTES, MAP_PTES, MAP_PTES, UNMAP_PTES, UNMAP_PTES, UNMAP_PTES,
-		UNMAP_PTES, MAP_PMD, UNMAP_PMD, FORK, FORK, SPLIT, SPLIT_IN_TWO,
-		ADOPT, EXIT, EXIT,
-	};
-
-	op->kind = kinds[rnd(state, ARRAY_SIZE(kinds))];
-	op->mm = rnd(state, NR_MMS);
-	op->child = rnd(state, NR_MMS);
-	op->first = rnd(state, 2) ? rnd(state, nr_pages) : 0;
-	op->nr = rnd(state, 2) ? nr_pages : 1 + rnd(state, nr_pages);
-	op->times = rnd(state, 8) ? 1 : 1U << rnd(state, 20);
-	op->claim = rnd(state, 8) > 0;
+	switch (rnd(state, 16)) {
+	case 0 ... 2:
+		return step_map(m, state, mm, false, true);
+	case 3 ... 6:
+		return step_map(m, state, mm, false, false);
+	case 7:
+		return step_map(m, state, mm, true, true);
+	case 8:
+		return step_map(m, state, mm, true, false);
+	case 9 ... 10:	/* fork */
+		if (mm != child && room_for(m, count(m, mm, 0, m->nr_pages),
+					    count(m, mm, MAX_PAGES, m->nr_pages / PMD_NR)))
+			change_all(m, mm, child, 1);
+		return;
+	case 11 ... 12:	/* split */
+		if (m->map[mm][MAX_PAGES + part] && room_for(m, PMD_NR, 0)) {
+			change(m, mm, part * PMD_NR, PMD_NR, 1);
+			change(m, mm, MAX_PAGES + part, 1, -1);
+		}
+		return;
+	case 13:
+		return step_adopt(m, mm);
+	default:	/* exit */
+		return change_all(m, mm, mm, -1);
+	}
 }
 
-static void generate(struct sequence *s, u64 *state)
+/* Random steps from an unmapped folio, and back to that */
+static bool test_sequences(u64 *state)
 {
 	static const unsigned char orders[] = {
 		1, 1, 1, 2, 2, 2, 2, 3, 3, 4, 4, TEST_PMD_ORDER, TEST_PMD_ORDER,
 		TEST_PMD_ORDER + 1, TEST_PMD_ORDER + 1, TEST_PMD_ORDER + 2,
 	};
-	unsigned int i;
+	static struct model m;
+	unsigned int mm, nr = 1 + rnd(state, MAX_STEPS);
 
-	memset(s, 0, sizeof(*s));
-	s->nr_pages = 1U << orders[rnd(state, ARRAY_SIZE(orders))];
-	s->nr = 1 + rnd(state, MAX_OPS);
-	for (i = 0; i < s->nr; i++)
-		op_generate(&s->ops[i], state, s->nr_pages);
-}
-
-static bool test_sequences(u64 *state)
-{
-	static const char *const kind_name[] = {
-		"map", "unmap", "map PMD", "unmap PMD", "fork", "split", "split in two",
-		"adopt", "exit"
-	};
-	static struct sequence s;
-	const struct op *op;
-	unsigned int i, at;
-
-	for (i = 0; i < nr_sequences; i++) {
-		generate(&s, state);
-		if (!run(&s, &at)) {
-			printf("# sequence %u, a folio of %u pages:\n", i, s.nr_pages);
-			for (op = s.ops; op <= &s.ops[at] && op < &s.ops[s.nr]; op++)
-				printf("#   %s MM %u -> %u, %u pages at %u, %u times, claim %u\n",
-				       kind_name[op->kind], op->mm, op->child, op->nr,
-				       op->first, op->times, op->claim);
+	memset(&m, 0, sizeof(m));
+	m.nr_pages = 1U << orders[rnd(state, ARRAY_SIZE(orders))];
+	m.creator = NOBODY;
+	while (nr--) {
+		step(&m, state);
+		if (!model_agrees(&m))
 			return false;
-		}
 	}
-	return true;
+	for (mm = 0; mm < NR_MMS; mm++)
+		change_all(&m, mm, mm, -1);
+	return model_agrees(&m) && EXPECT(m.mc.val, 0);
 }
 
 /* Several processors */
 
 #define NR_WORKERS	4
 #define WORKER_STEPS	50000
-#define WORKER_PTES	16
-#define WORKER_PMDS	100
-#define WORKER_PAGES	(2 * PMD_NR)
 
 static u64 shared_mapcounts;
 
@@ -700,42 +492,23 @@ static u64 shared_mapcounts;
 struct worker {
 	pthread_t thread;
 	unsigned int mm;
-	u64 random;
-	u64 ptes, pmds;			/* what it has mapped */
-	s64 estimate, anon, mapped;	/* sums of the differences that it saw */
+	u64 random, ptes, pmds;		/* what it has mapped */
 	bool ok;
-	char why[sizeof(why)];
 };
 
-/* @w has just changed its mappings by @delta: does the result include them? */
-static bool worker_sees(struct worker *w, struct folio_mapcounts now, u64 delta)
+/* Change its mappings: does the result include them? */
+static bool worker_change(struct worker *w, long ptes, long pmds)
 {
-	const struct folio_mapcounts before = { now.val - delta };
-	const u64 entries = w->ptes + w->pmds;
+	const u64 delta = mapcounts_delta(ptes, pmds, !w->mm);
+	const struct folio_mapcounts now = {
+		__atomic_add_fetch(&shared_mapcounts, delta, __ATOMIC_SEQ_CST)
+	};
+	const u64 entries = (w->ptes += ptes) + (w->pmds += pmds);
 
-	w->estimate += mapcounts_nr_mapped(now, WORKER_PAGES, false);
-	w->estimate -= mapcounts_nr_mapped(before, WORKER_PAGES, false);
-	w->anon += mapcounts_nr_mapped(now, WORKER_PAGES, true);
-	w->anon -= mapcounts_nr_mapped(before, WORKER_PAGES, true);
-	w->mapped += mapcounts_mapped(now);
-	w->mapped -= mapcounts_mapped(before);
 	return CHECK(mapcounts_valid(now)) &&
-	       CHECK(mapcounts_ptes(now) >= w->ptes) &&
-	       CHECK(mapcounts_pmds(now) >= w->pmds) &&
-	       CHECK(mapcounts_entries(now) >= entries) &&
+	       CHECK(mapcounts_ptes(now) >= w->ptes && mapcounts_pmds(now) >= w->pmds) &&
 	       CHECK(w->mm || mapcounts_creator(now) >= entries) &&
 	       CHECK(!w->mm || !entries || !mapcounts_exclusive(now));
-}
-
-static bool worker_change(struct worker *w, long nr_ptes, long nr_pmds)
-{
-	const u64 delta = mapcounts_delta(nr_ptes, nr_pmds, !w->mm);
-	struct folio_mapcounts now;
-
-	now.val = __atomic_add_fetch(&shared_mapcounts, delta, __ATOMIC_SEQ_CST);
-	w->ptes += nr_ptes;
-	w->pmds += nr_pmds;
-	return worker_sees(w, now, delta);
 }
 
 static void *worker_run(void *arg)
@@ -743,52 +516,36 @@ static void *worker_run(void *arg)
 	struct worker *w = arg;
 	int i;
 
-	w->ok = true;
 	for (i = 0; w->ok && i < WORKER_STEPS; i++) {
 		const bool map = rnd(&w->random, 2);
-		const long ptes = rnd(&w->random, (map ? WORKER_PTES : w->ptes) + 1);
+		const long ptes = rnd(&w->random, map ? 17 : w->ptes + 1);
+		const long pmds = rnd(&w->random, map ? 3 : w->pmds + 1);
 
-		if (rnd(&w->random, 4))
-			w->ok = worker_change(w, map ? ptes : -ptes, 0);
-		else if (map ? w->pmds < WORKER_PMDS : w->pmds > 0)
-			w->ok = worker_change(w, 0, map ? 1 : -1);
+		w->ok = worker_change(w, map ? ptes : -ptes, map ? pmds : -pmds);
 	}
-	if (w->ok)
-		w->ok = worker_change(w, -(long)w->ptes, -(long)w->pmds);
-	strcpy(w->why, why);
+	w->ok = w->ok && worker_change(w, -(long)w->ptes, -(long)w->pmds);
 	return NULL;
 }
 
-/*
- * Whatever the order: nobody sees fields that contradict each other, the sums of
- * the differences that all saw are the difference between the end and the
- * beginning, and nothing is left.
- */
+/* Nobody sees fields that contradict each other, and nothing is left. */
 static bool test_concurrent(u64 *state)
 {
-	static struct worker workers[NR_WORKERS];
-	s64 estimate = 0, anon = 0, mapped = 0;
+	struct worker workers[NR_WORKERS];
 	bool ok = true;
 	int i;
 
-	shared_mapcounts = 0;
 	for (i = 0; i < NR_WORKERS; i++) {
 		workers[i] = (struct worker){
-			.mm = i / 2 + i / 3, .random = rnd_next(state)
+			.mm = i / 2 + i / 3, .random = rnd_next(state), .ok = true
 		};
 		if (pthread_create(&workers[i].thread, NULL, worker_run, &workers[i]))
-			return fail("no thread");
+			return false;
 	}
-	for (i = 0; i < NR_WORKERS; i++) {
+	while (i--) {
 		pthread_join(workers[i].thread, NULL);
-		estimate += workers[i].estimate;
-		anon += workers[i].anon;
-		mapped += workers[i].mapped;
-		if (!workers[i].ok)
-			ok = fail("MM %u: %s", workers[i].mm, workers[i].why);
+		ok &= workers[i].ok;
 	}
-	return ok && EXPECT(shared_mapcounts, 0) && EXPECT(estimate, 0) &&
-	       EXPECT(anon, 0) && EXPECT(mapped, 0);
+	return ok && EXPECT(shared_mapcounts, 0);
 }
 
 static const struct {
@@ -798,7 +555,6 @@ static const struct {
 } tests[] = {
 	{ "fields", test_fields },
 	{ "answers", test_answers, 100000 },
-	{ "adopt", test_adopt, 100000 },
 	{ "deltas", test_deltas, 100000 },
 	{ "bounds", test_bounds, 100000 },
 	{ "underflow", test_underflow, 100000 },
@@ -815,28 +571,25 @@ int main(int argc, char **argv)
 
 	seed = (u64)time(NULL) << 20 ^ getpid();
 	while ((c = getopt(argc, argv, "s:n:")) != -1) {
-		if (c == 's') {
+		if (c == 's')
 			seed = strtoull(optarg, NULL, 0);
-		} else if (c == 'n') {
+		else if (c == 'n')
 			nr_sequences = strtoul(optarg, NULL, 0);
-		} else {
-			fprintf(stderr, "usage: %s [-s SEED] [-n SEQUENCES]\n", argv[0]);
+		else
 			return 2;
-		}
 	}
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	printf("KTAP version 1\n1..%u\n# seed %llu\n", nr, (unsigned long long)seed);
 	for (i = 0; i < nr; i++) {
 		u64 state = seed;
-		unsigned int left = tests[i].times;
+		unsigned int left = tests[i].run == test_sequences ? nr_sequences :
+								    tests[i].times;
 		bool ok;
 
 		do
 			ok = tests[i].run(&state);
 		while (ok && left-- > 1);
-		if (!ok)
-			printf("# %s\n", why);
 		printf("%sok %u %s\n", ok ? "" : "not ", i + 1, tests[i].name);
 		failed += !ok;
 	}

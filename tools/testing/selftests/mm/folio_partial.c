@@ -330,10 +330,12 @@ static int use_memory(int depth)
 static void stress(struct __test_metadata *_metadata, bool keep)
 {
 	const time_t end = time(NULL) + STRESS_TIME;
-	const pid_t presser = fork();
 	int i, status = 1, wrong = 0;
-	pid_t pids[2];
+	pid_t presser, pids[2];
 
+	/* Under pressure, an underused folio is split while it is filled. */
+	thp_write_num("shrink_underused", 0);
+	presser = fork();
 	ASSERT_GE(presser, 0);
 	if (!presser) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);

@@ -589,10 +589,10 @@ static void test_refused(struct kunit *test)
 	c->private = true;
 	map_all(test, SIZE);
 	/* A page with a type, which is in the place of its mapcount */
-	__SetPageOffline(c->pages[0]);
+	__folio_set_offline(the_folio(c));
 	EXPECT(test, insert_into(c, 0, c->pages[0]), -EINVAL);
 	EXPECT(test, folio_mapcount(the_folio(c)), 0);
-	__ClearPageOffline(c->pages[0]);
+	__folio_clear_offline(the_folio(c));
 	EXPECT(test, insert_into(c, 0, c->pages[0]), 0);
 	EXPECT(test, insert_into(c, 0, c->pages[1]), -EBUSY);
 	expect_counts(test, 1, 1, 0);

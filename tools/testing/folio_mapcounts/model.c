@@ -169,59 +169,72 @@ static const struct scenario *scenario;
 static const char *error;	/* what is wrong with the state at hand */
 
 /* Errors in the protocol: what is wrong; and, if nothing is after all, why. */
-#define ERRORS(E) \
-	E(CLAIM_UNLOCKED, "migration unlocks the folio before it puts entries back") \
-	E(CLAIM_SWAPIN, "swap-in does not lock the folio") \
-	E(CLAIM_ALWAYS, "to map a mapped folio claims it as well") \
-	E(ADOPT_NO_ADD, "adoption does not count what is mapped") \
-	E(ADOPT_NO_SET, "adoption counts, but does not set the creator") \
-	E(ADOPT_LATE, "adoption after the page table is unlocked") \
-	E(ADOPT_PMD_NO_ADD, "adoption of a PMD does not count it") \
-	E(TABLE_IS_MAPCOUNTS, "as many references as there are entries are enough") \
-	E(TABLE_OLD_REFS, "the references are read before the page table is locked") \
-	E(MM_NO_LOCK, "one MM: the folio is not locked") \
-	E(MM_NO_AGAIN, "one MM: the mapcounts are not read again") \
-	E(MM_ANY, "one MM: all entries are compared, not the creator's") \
-	E(CACHE_KEPT, "reuses a folio that stays in the swap cache") \
-	E(CACHE_COPIED, "copies what is in the swap cache") \
-	E(REUSE_ALL, "makes the pages in the other page table exclusive, too") \
-	E(PMD_ONE_MORE, "one more reference than the PMD's is fine") \
-	E(UNMAP_NO_SUB, "unmap does not subtract") \
-	E(UNMAP_PUT_FIRST, "unmap drops the references, then subtracts") \
-	E(UNMAP_STALE, "unmap compares the creator before it has the lock") \
-	E(FORK_NO_ADD, "fork does not add") \
-	E(FORK_PARENT, "fork compares the creator with the parent") \
-	E(FORK_NO_PTL, "fork does not lock the parent's page table") \
-	E(FORK_REFS_LATE, "fork gets the references at last") \
-	E(FORK_EXCLUSIVE, "fork leaves the parent's pages exclusive") \
-	E(SPLIT_ORDER, "a split subtracts the PMD, then adds the PTEs") \
-	E(SPLIT_NO_CREATOR, "a split leaves the creator count as it was") \
-	E(SPLIT_REFS_LATE, "a split gets the references at last") \
-	E(MIGRATE_NO_SUB, "migration does not subtract") \
-	E(SWAPIN_REFS_LATE, "swap-in gets the references at last") \
-	E(LESS_CREATOR, "does not look at once if the creator has all PTEs", \
-	  "saves reading the page table") \
-	E(LESS_REFS, "does not look at once for other references", \
-	  "saves reading the page table") \
-	E(LESS_PTES, "does not look if there are more entries than pages", \
-	  "saves reading the page table") \
-	E(LESS_PMDS, "does not look at once for PMDs, if it is not the creator", \
-	  "saves reading the page table") \
-	E(LESS_WORD, "one MM: reads the mapcounts only after the references") \
-	E(LESS_EXCLUSIVE, "one MM: compares the creator count, whatever others map", \
-	  "a wrong answer takes PTEs in a third page table of the MM") \
-	E(MM_NOT_CREATOR, "one MM: does not look who the creator is", \
-	  "the reference of this MM's entry would be one too many") \
-	E(MIGRATE_PUT_FIRST, "migration drops a reference, then subtracts", \
-	  "the task that compares the two has the folio locked") \
-	E(LESS_ADOPT_LOCK, "adoption without the folio lock", \
-	  "the page table has all references, so the task with the lock has none")
+static enum {
+	NO_ERROR,
+	CLAIM_UNLOCKED, CLAIM_SWAPIN, CLAIM_ALWAYS, ADOPT_NO_ADD, ADOPT_NO_SET,
+	ADOPT_LATE, ADOPT_PMD_NO_ADD, TABLE_IS_MAPCOUNTS, TABLE_OLD_REFS, MM_NO_LOCK,
+	MM_NO_AGAIN, MM_ANY, CACHE_KEPT, CACHE_COPIED, REUSE_ALL, PMD_ONE_MORE,
+	UNMAP_NO_SUB, UNMAP_PUT_FIRST, UNMAP_STALE, FORK_NO_ADD, FORK_PARENT,
+	FORK_NO_PTL, FORK_REFS_LATE, FORK_EXCLUSIVE, SPLIT_ORDER, SPLIT_NO_CREATOR,
+	SPLIT_REFS_LATE, MIGRATE_NO_SUB, SWAPIN_REFS_LATE, LESS_CREATOR, LESS_REFS,
+	LESS_PTES, LESS_PMDS, LESS_WORD, LESS_EXCLUSIVE, MM_NOT_CREATOR,
+	MIGRATE_PUT_FIRST, LESS_ADOPT_LOCK, NR_ERRORS
+} broken;
 
-#define ERROR_ID(id, ...)	id,
-#define ERROR_TEXT(id, ...)	[id] = { #id, __VA_ARGS__ },
-
-static enum { NO_ERROR, ERRORS(ERROR_ID) NR_ERRORS } broken;
-static const struct { const char *name, *text, *why; } errors[] = { ERRORS(ERROR_TEXT) };
+static const struct {
+	const char *name, *text, *why;
+} errors[] = {
+	[CLAIM_UNLOCKED] = { "CLAIM_UNLOCKED",
+		"migration unlocks the folio before it puts entries back" },
+	[CLAIM_SWAPIN] = { "CLAIM_SWAPIN", "swap-in does not lock the folio" },
+	[CLAIM_ALWAYS] = { "CLAIM_ALWAYS", "to map a mapped folio claims it as well" },
+	[ADOPT_NO_ADD] = { "ADOPT_NO_ADD", "adoption does not count what is mapped" },
+	[ADOPT_NO_SET] = { "ADOPT_NO_SET", "adoption counts, but does not set the creator" },
+	[ADOPT_LATE] = { "ADOPT_LATE", "adoption after the page table is unlocked" },
+	[ADOPT_PMD_NO_ADD] = { "ADOPT_PMD_NO_ADD", "adoption of a PMD does not count it" },
+	[TABLE_IS_MAPCOUNTS] = { "TABLE_IS_MAPCOUNTS",
+		"as many references as there are entries are enough" },
+	[TABLE_OLD_REFS] = { "TABLE_OLD_REFS",
+		"the references are read before the page table is locked" },
+	[MM_NO_LOCK] = { "MM_NO_LOCK", "one MM: the folio is not locked" },
+	[MM_NO_AGAIN] = { "MM_NO_AGAIN", "one MM: the mapcounts are not read again" },
+	[MM_ANY] = { "MM_ANY", "one MM: all entries are compared, not the creator's" },
+	[CACHE_KEPT] = { "CACHE_KEPT", "reuses a folio that stays in the swap cache" },
+	[CACHE_COPIED] = { "CACHE_COPIED", "copies what is in the swap cache" },
+	[REUSE_ALL] = { "REUSE_ALL", "makes the pages in the other page table exclusive, too" },
+	[PMD_ONE_MORE] = { "PMD_ONE_MORE", "one more reference than the PMD's is fine" },
+	[UNMAP_NO_SUB] = { "UNMAP_NO_SUB", "unmap does not subtract" },
+	[UNMAP_PUT_FIRST] = { "UNMAP_PUT_FIRST", "unmap drops the references, then subtracts" },
+	[UNMAP_STALE] = { "UNMAP_STALE", "unmap compares the creator before it has the lock" },
+	[FORK_NO_ADD] = { "FORK_NO_ADD", "fork does not add" },
+	[FORK_PARENT] = { "FORK_PARENT", "fork compares the creator with the parent" },
+	[FORK_NO_PTL] = { "FORK_NO_PTL", "fork does not lock the parent's page table" },
+	[FORK_REFS_LATE] = { "FORK_REFS_LATE", "fork gets the references at last" },
+	[FORK_EXCLUSIVE] = { "FORK_EXCLUSIVE", "fork leaves the parent's pages exclusive" },
+	[SPLIT_ORDER] = { "SPLIT_ORDER", "a split subtracts the PMD, then adds the PTEs" },
+	[SPLIT_NO_CREATOR] = { "SPLIT_NO_CREATOR", "a split leaves the creator count as it was" },
+	[SPLIT_REFS_LATE] = { "SPLIT_REFS_LATE", "a split gets the references at last" },
+	[MIGRATE_NO_SUB] = { "MIGRATE_NO_SUB", "migration does not subtract" },
+	[SWAPIN_REFS_LATE] = { "SWAPIN_REFS_LATE", "swap-in gets the references at last" },
+	[LESS_CREATOR] = { "LESS_CREATOR", "does not look at once if the creator has all PTEs",
+		"saves reading the page table" },
+	[LESS_REFS] = { "LESS_REFS", "does not look at once for other references",
+		"saves reading the page table" },
+	[LESS_PTES] = { "LESS_PTES", "does not look if there are more entries than pages",
+		"saves reading the page table" },
+	[LESS_PMDS] = { "LESS_PMDS", "does not look at once for PMDs, if it is not the creator",
+		"saves reading the page table" },
+	[LESS_WORD] = { "LESS_WORD", "one MM: reads the mapcounts only after the references" },
+	[LESS_EXCLUSIVE] = { "LESS_EXCLUSIVE",
+		"one MM: compares the creator count, whatever others map",
+		"a wrong answer takes PTEs in a third page table of the MM" },
+	[MM_NOT_CREATOR] = { "MM_NOT_CREATOR", "one MM: does not look who the creator is",
+		"the reference of this MM's entry would be one too many" },
+	[MIGRATE_PUT_FIRST] = { "MIGRATE_PUT_FIRST", "migration drops a reference, then subtracts",
+		"the task that compares the two has the folio locked" },
+	[LESS_ADOPT_LOCK] = { "LESS_ADOPT_LOCK", "adoption without the folio lock",
+		"the page table has all references, so the task with the lock has none" },
+};
 
 static void must(bool cond, const char *what)
 {
@@ -260,9 +273,6 @@ static unsigned int end_page(unsigned int table)
 	return scenario->split ? 2 * table + 2 : NR_PAGES;
 }
 
-#define for_each_page(page, table) \
-	for (page = 2 * (table); page < end_page(table); page++)
-
 /* The entries that a fork or unmap is about */
 static unsigned int first_entry(const struct task *k)
 {
@@ -273,9 +283,6 @@ static unsigned int end_entry(const struct task *k)
 {
 	return k->whole ? end_page(k->table) : first_entry(k) + 1;
 }
-
-#define for_each_entry(i, k) \
-	for (i = first_entry(k); i < end_entry(k); i++)
 
 /* The pages that a PMD maps */
 static unsigned int pmd_first(void)
@@ -307,7 +314,7 @@ static unsigned int count_table(const struct state *s, unsigned int mm, unsigned
 {
 	unsigned int page, count = 0;
 
-	for_each_page(page, table)
+	for (page = 2 * table; page < end_page(table); page++)
 		count += present(s->entry[mm][page]);
 	return count;
 }
@@ -525,7 +532,7 @@ static void clear(struct state *s, struct task *k)
 	unsigned int i;
 
 	k->nr = 0;
-	for_each_entry(i, k) {
+	for (i = first_entry(k); i < end_entry(k); i++) {
 		k->nr += present(s->entry[k->mm][i]);
 		s->entry[k->mm][i] = NONE;
 	}
@@ -554,7 +561,7 @@ static void fork_share(struct state *s, const struct task *k)
 {
 	unsigned int i;
 
-	for_each_entry(i, k)
+	for (i = first_entry(k); i < end_entry(k); i++)
 		if (s->entry[k->mm][i] == EX && broken != FORK_EXCLUSIVE)
 			s->entry[k->mm][i] = RO;
 }
@@ -563,7 +570,7 @@ static void fork_set(struct state *s, const struct task *k)
 {
 	unsigned int i;
 
-	for_each_entry(i, k) {
+	for (i = first_entry(k); i < end_entry(k); i++) {
 		u8 *entry = &s->entry[k->mm][i];
 
 		if (*entry == MIG_EX || *entry == SWAP_EX)
@@ -649,7 +656,7 @@ static void swapin_set(struct state *s, const struct task *k)
 {
 	unsigned int i;
 
-	for_each_entry(i, k)
+	for (i = first_entry(k); i < end_entry(k); i++)
 		s->entry[k->mm][i] -= SWAP - RO;
 }
 
@@ -695,7 +702,7 @@ static void forget(struct task *k)
 			    .table = k->table, .vma = k->vma };
 }
 
-#define STEP(id, text, ...)	case id: step_text[id] = text; next = (__VA_ARGS__); break
+#define STEP(id, text, ...)	case id: step_text[k->step] = text; next = (__VA_ARGS__); break
 
 /* Write faults: __wp_can_reuse_large_anon_folio() and wp_page_copy(); on PMDs below */
 static enum step step_write(struct state *s, struct task *k)
@@ -983,7 +990,7 @@ static bool any_entry(const struct state *s, unsigned int mm, unsigned int table
 {
 	unsigned int page, entries = 0;
 
-	for_each_page(page, table)
+	for (page = 2 * table; page < end_page(table); page++)
 		entries += s->entry[mm][page];
 	return entries;
 }
@@ -1064,10 +1071,13 @@ static bool start_mm(const struct state *s, struct task *k, u16 may)
 	if (option(k, may & UNMAP && pmd, U_VMA,
 		   (struct task){ .pmd = 1, .table = 1 }))
 		return true;
-	for (page = 0; page < NR_PAGES; page++)
-		if ((page == 2 * table_of(page) || pte[page] != pte[page - 1]) &&
-		    start_page(s, k, may, page))
-			return true;
+	for (page = 0; page < NR_PAGES; page++) {
+		const bool first = page == 2 * table_of(page);
+
+		if (first || pte[page] != pte[page - 1])
+			if (start_page(s, k, may, page))
+				return true;
+	}
 	return option(k, may & WRITE && pmd == RO, H_VMA, (struct task){ .table = 1 }) ||
 	       option(k, may & SPLIT && present(pmd), P_PTL, (struct task){ .table = 1 }) ||
 	       (may & FORK && start_fork(s, k));
@@ -1211,7 +1221,7 @@ static void check(const struct state *s)
 
 #define MAX_STATES	(12u << 20)
 #define HASH_BITS	25
-#define HASH_SIZE	(1u << HASH_BITS)
+#define HASH_SIZE	BIT(HASH_BITS)
 
 /* All states so far, in the order they were reached, and a hash set of them */
 static struct node {

@@ -1038,7 +1038,7 @@ static bool swap_in(void)
 }
 
 /* Shared pages only go when a whole memory cgroup is under pressure. */
-static bool reclaim(void)
+static bool swap_out_all(void)
 {
 	if (have_swap() && cgroup.dir[0])
 		put(cgroup_file("memory.reclaim"), "%zu swappiness=max", r.nr * psize());
@@ -1277,7 +1277,7 @@ static const struct event {
 } events[] = {
 	{ "swapped out, then forked", page_out_all, NULL, .any = true },
 	{ "swapped out, forked, swapped in", page_out_all, swap_in },
-	{ "forked, then swapped out", NULL, reclaim },
+	{ "forked, then swapped out", NULL, swap_out_all },
 	{ "forked, then migrated", NULL, migrate },
 	{ "forked, then split", NULL, split_to_pages },
 	{ "forked, then split to order 2", NULL, split_to_order2 },

@@ -62,7 +62,6 @@ FIXTURE_SETUP(bounds)
 	mem = (char *)roundup((uintptr_t)area, size);
 }
 
-
 /* Have a write fault map a THP at mem. Return: whether that worked. */
 static bool map_anon(void)
 {

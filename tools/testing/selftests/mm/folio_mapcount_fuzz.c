@@ -509,7 +509,7 @@ static int op_sizes(struct command *c, int arg)
 static int op_execute(struct command *c, int arg)
 {
 	char me[16], fd[16];
-	char *argv[] = { "folio_mapcount_fuzz", "--worker", me, fd, NULL };
+	char *const argv[] = { "folio_mapcount_fuzz", "--worker", me, fd, NULL };
 
 	snprintf(me, sizeof(me), "%d", self);
 	snprintf(fd, sizeof(fd), "%d", setup->self_fd);
@@ -950,7 +950,7 @@ static void take_snapshot(void)
 	enum figure f;
 
 	truth_scan();
-	stat_refresh();
+	fold_vmstat();
 	read_text("/proc/vmstat");
 	for (f = FIG_ANON; f < FIG_CG_ANON; f++)
 		counters[f] = text_value(figures[f] + strlen("vmstat "));
@@ -1299,7 +1299,7 @@ static void setup_memory(void)
 	reason = truth_setup(setup->block_pages, ARENA_ADDRESS, NR_BLOCKS * setup->block);
 	if (reason)
 		ksft_exit_skip("%s\n", reason);
-	if (!stat_refresh() || has_config("CONFIG_NO_PAGE_MAPCOUNT"))
+	if (!fold_vmstat() || has_config("CONFIG_NO_PAGE_MAPCOUNT"))
 		ksft_exit_skip("no stat_refresh, or a kernel that shows averages\n");
 }
 
@@ -1406,7 +1406,7 @@ static void parse_options(int argc, char **argv)
 		else if (c == 'd')
 			opt.dir = optarg;
 		else
-			ksft_exit_fail_msg("[-t SECONDS] [-s SEED] [-p PROCESSES] [-cF] [-d DIR]\n");
+			ksft_exit_fail_msg("[-t SECONDS] [-s SEED] [-p PROCESSES] [-cF]\n");
 	}
 	if (opt.workers < 2 || opt.workers > MAX_WORKERS)
 		ksft_exit_fail_msg("2 to %u processes\n", MAX_WORKERS);

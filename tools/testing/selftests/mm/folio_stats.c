@@ -361,7 +361,7 @@ static void read_counters(void)
 		read_keys(cgroup_file("memory.stat"), memcg_keys, ARRAY_SIZE(memcg_keys));
 	for (i = FIG_CG_ANON; i <= FIG_CG_ANON_THP; i++)
 		now.counters[i] /= psize();
-	if (!stat_refresh())
+	if (!fold_vmstat())
 		sleep(2);	/* and then the kernel has done it by itself */
 	read_keys("/proc/vmstat", vmstat_keys, ARRAY_SIZE(vmstat_keys));
 	read_sysfs_thp(MTHP_ORDER);

@@ -85,7 +85,7 @@ static inline long long read_key(const char *path, const char *key)
 }
 
 /* Fold the per-CPU parts of /proc/vmstat. */
-static inline bool stat_refresh(void)
+static inline bool fold_vmstat(void)
 {
 	int fd = open("/proc/sys/vm/stat_refresh", O_RDONLY | O_CLOEXEC);
 	char c;

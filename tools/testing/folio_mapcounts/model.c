@@ -1055,6 +1055,7 @@ static bool start_fork(const struct state *s, struct task *k)
 /* Of the pages that are alike, the first in each table will do. */
 static bool start_mm(const struct state *s, struct task *k, u16 may)
 {
+	const struct task of_pmd = { .pmd = 1, .table = 1 };
 	const u8 *pte = s->entry[k->mm], pmd = pte[PMD];
 	unsigned int page;
 
@@ -1068,8 +1069,7 @@ static bool start_mm(const struct state *s, struct task *k, u16 may)
 		if (option(k, may & UNMAP && any_entry(s, k->mm, new.table), U_VMA, new))
 			return true;
 	}
-	if (option(k, may & UNMAP && pmd, U_VMA,
-		   (struct task){ .pmd = 1, .table = 1 }))
+	if (option(k, may & UNMAP && pmd, U_VMA, of_pmd))
 		return true;
 	for (page = 0; page < NR_PAGES; page++) {
 		const bool first = page == 2 * table_of(page);

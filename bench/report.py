@@ -33,7 +33,6 @@ EXPLAINED = {
     "cold-alternate": "Each folio's PTEs are read once, in vain.",
     "cold-sparse": "Each folio's PTEs are read once, in vain.",
     "smaps_rollup-sparse": "Each folio's PTEs are read once, in vain.",
-    "pte-dontneed": "zap_check_edge() looks up the folio at both edges of each zapped range, here of one page.",
     "pagemap-sparse": "One read() for each entry: each reads the folio's PTEs again, in vain.",
 }
 

@@ -383,6 +383,7 @@ static void expect_page_mapcounts(struct kunit *test)
 
 	folio_lock(folio);
 	folio->mapping = c->file->f_mapping;
+	folio->index = 0;
 	EXPECT(test, folio_page_mapcounts(folio, 0, NR, counts), 0);
 	folio->mapping = NULL;
 	folio_unlock(folio);

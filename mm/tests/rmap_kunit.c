@@ -255,6 +255,7 @@ static int do_step(struct rmap_ctx *c, const struct step *s)
 
 	mm->ptes += ptes;
 	mm->pmds += pmds;
+	/* A new anonymous folio is claimed, whether it is rmappable or not. */
 	if (unmapped && (s->op <= NEW_EXCLUSIVE || folio_test_large_rmappable(c->folio)) &&
 	    !(mm->vma->vm_flags & VM_MIXEDMAP))
 		c->creator = mm->mm;

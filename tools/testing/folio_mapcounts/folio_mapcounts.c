@@ -5,8 +5,8 @@
  * The kernel's header is compiled as it is. Random sequences of what rmap does to
  * a folio are applied to the mapcounts, by the deltas of the header, and to a model
  * that remembers how often each MM maps each page. After each operation, all that
- * the header derives from the mapcounts is compared with what the model knows. What comes as a
- * literal number here is not taken from the header on purpose.
+ * the header derives from the mapcounts is compared with what the model knows. What
+ * comes as a literal number here is not taken from the header on purpose.
  *
  *	folio_mapcounts [-s SEED] [-n SEQUENCES]
  *

@@ -570,7 +570,7 @@ struct step {
 	int op;
 	int who;
 	int from;		/* its children, when it forks */
-	int to;			/* ... or the last one of those who do it */
+	int to;			/* ... or the last actor that takes this step */
 };
 
 static const struct tree {

@@ -1406,7 +1406,7 @@ static void parse_options(int argc, char **argv)
 		else if (c == 'd')
 			opt.dir = optarg;
 		else
-			ksft_exit_fail_msg("[-t SECONDS] [-s SEED] [-p PROCESSES] [-cF]\n");
+			ksft_exit_fail_msg("-t SECONDS -s SEED -p PROCESSES -c -F -d DIR\n");
 	}
 	if (opt.workers < 2 || opt.workers > MAX_WORKERS)
 		ksft_exit_fail_msg("2 to %u processes\n", MAX_WORKERS);
@@ -1428,7 +1428,7 @@ int main(int argc, char **argv)
 		setup_failures();
 	ksft_set_plan(NR_FIGURES);
 	setup_pipes();
-	estimates = read_key("/proc/vmstat", "thp_cow_reuse") >= 0;
+	estimates = read_key("/proc/vmstat", "thp_cow_adopt") >= 0;
 	measure_others();
 	master.seed = opt.seed;
 	ksft_print_msg("seed %llu, %u processes%s\n", (unsigned long long)opt.seed,

@@ -267,6 +267,11 @@ TEST_F_TIMEOUT(partial, all_but_one_page, TIMEOUT)
 	all_unmap(_metadata, MAX_CHILDREN, 5, 6, false, false);
 }
 
+TEST_F_TIMEOUT(partial, all_but_last_page, TIMEOUT)
+{
+	all_unmap(_metadata, MAX_CHILDREN, folio_pages - 1, folio_pages, false, false);
+}
+
 /*
  * As long as one more child maps all, nothing is split. Then it exits. The folios are
  * underused, but only such are split for that as a PMD can map and nothing has mlocked.

@@ -182,7 +182,7 @@ static struct {
 	pid_t pid;
 	struct total {
 		unsigned long checks, wrong;
-	} *total;		/* shared with those who play */
+	} *total;		/* shared with the processes of the tests */
 } global;
 
 /* The scene at hand */
@@ -192,7 +192,7 @@ static struct {
 	size_t size;
 	int fd;
 	unsigned int large, small;	/* folios */
-	/* What was written since MADV_FREE, and accessed (by whom) since FORGET */
+	/* Where toucher has written since MADV_FREE, and accessed memory since FORGET */
 	const char *written, *accessed;
 	size_t touched;			/* bytes there */
 	pid_t toucher;			/* -1: unknown */
@@ -1248,7 +1248,7 @@ static void setup_memory(void)
 	madvise(slot(2), global.pmd_size, MADV_NOHUGEPAGE);
 }
 
-/* We leave the cgroup again, for those who play, and for the command. */
+/* The keeper, with all actors, and the command join the cgroup. This process does not stay. */
 static void setup_cgroup(void)
 {
 	struct stat st;

@@ -7,15 +7,7 @@
  * read of the mapcounts, of the creator and of the reference count, each atomic operation,
  * and each lock taken or dropped is one step. All orders of all steps of a scenario are
  * tried, breadth first, so that the trace to an error is as short as can be. The kernel's
- * own header adds to the mapcounts and reads them.
- *
- * In every state: there are as many references as entries, the creator has no more
- * entries than all MMs have, and what rmap warns of under CONFIG_DEBUG_VM does not happen.
- * When an MM decides to reuse the folio, all references were those of its entries when it
- * read them; and when pages become exclusive, no other MM has an entry for them, or a
- * reference. Whenever no task is inside an operation, mapcounts, references and creator
- * count are what the page tables say; and an MM that has all mappings and references, in
- * one page table or as the creator, reuses the folio on a write.
+ * own header adds to the mapcounts and reads them. must() says what has to be true.
  *
  * Then the same has to find each error of a list that is put into the protocol, and must
  * find nothing when a precaution that only saves work is left out.
@@ -26,8 +18,9 @@
  * folio; a third page table of one MM; migration of PMDs; and what wp_reuse_ptes() does
  * to the entries besides making pages exclusive.
  *
- *	model [ERROR]
+ *	model [ERROR]	(some of its text)
  */
+#include <err.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,16 +36,22 @@
 #define NR_PAGES	4
 #define NR_TASKS	4
 #define NOBODY		NR_MMS
+#define ALL_MMS		(BIT(NOBODY + 1) - 1)
 #define PMD		NR_PAGES	/* its index among an MM's entries */
 #define WALK_END	(NR_MMS * NR_PAGES)
 
-/* What an entry is */
+/* What an entry is, and sets of that */
 enum { NONE, RO, EX, MIG, MIG_EX, SWAP, SWAP_EX };
+
+#define PRESENT		(BIT(RO) | BIT(EX))
+#define MIGRATING	(BIT(MIG) | BIT(MIG_EX))
+#define SWAPPED		(BIT(SWAP) | BIT(SWAP_EX))
+#define EXCLUSIVE	(BIT(EX) | BIT(MIG_EX) | BIT(SWAP_EX))
+#define ANYTHING	(PRESENT | MIGRATING | SWAPPED)
 
 /* What a task does next. By letter: write fault, copy, fork, unmap, GUP, and so on */
 enum step {
-	IDLE,
-	W_VMA, W_PTL, W_WORD, W_CREATOR, W_CACHE, W_CACHE_REFS, W_CACHE_LOCK, W_CACHE_FREE,
+	IDLE, W_VMA, W_PTL, W_WORD, W_CREATOR, W_CACHE, W_CACHE_REFS, W_CACHE_LOCK, W_CACHE_FREE,
 	W_CACHE_PUT, W_CACHE_UNLOCK, W_REFS, W_TABLE, W_MM_CREATOR, W_MM_LOCK, W_MM_WORD,
 	W_MM_REFS, W_MM_AGAIN, W_MM_UNLOCK, W_OURS, W_ADOPT_LOCK, W_ADOPT_SET, W_ADOPT_ADD,
 	W_ADOPT_UNLOCK, W_REUSE, W_UNLOCK,
@@ -87,11 +86,7 @@ struct task {
 	u8 vma;			/* holds the VMA for reading: table + 1 */
 	u8 swap;		/* reclaim, not migration */
 	u8 refs;
-	/*
-	 * References of entries that this task has cleared and not dropped yet, or got for
-	 * PTEs that are to replace a PMD. No task reads or writes the page by them.
-	 */
-	u8 spare;
+	u8 spare;		/* references of entries that are cleared, or not yet set */
 	u16 mapcounts, again;	/* snapshots */
 };
 
@@ -181,58 +176,52 @@ static enum {
 	MIGRATE_PUT_FIRST, LESS_ADOPT_LOCK, NR_ERRORS
 } broken;
 
+#define SAVES	"saves reading the page table"
+
 static const struct {
-	const char *name, *text, *why;
+	const char *text, *why;
 } errors[] = {
-	[CLAIM_UNLOCKED] = { "CLAIM_UNLOCKED",
-		"migration unlocks the folio before it puts entries back" },
-	[CLAIM_SWAPIN] = { "CLAIM_SWAPIN", "swap-in does not lock the folio" },
-	[CLAIM_ALWAYS] = { "CLAIM_ALWAYS", "to map a mapped folio claims it as well" },
-	[ADOPT_NO_ADD] = { "ADOPT_NO_ADD", "adoption does not count what is mapped" },
-	[ADOPT_NO_SET] = { "ADOPT_NO_SET", "adoption counts, but does not set the creator" },
-	[ADOPT_LATE] = { "ADOPT_LATE", "adoption after the page table is unlocked" },
-	[ADOPT_PMD_NO_ADD] = { "ADOPT_PMD_NO_ADD", "adoption of a PMD does not count it" },
-	[TABLE_IS_MAPCOUNTS] = { "TABLE_IS_MAPCOUNTS",
-		"as many references as there are entries are enough" },
-	[TABLE_OLD_REFS] = { "TABLE_OLD_REFS",
-		"the references are read before the page table is locked" },
-	[MM_NO_LOCK] = { "MM_NO_LOCK", "one MM: the folio is not locked" },
-	[MM_NO_AGAIN] = { "MM_NO_AGAIN", "one MM: the mapcounts are not read again" },
-	[MM_ANY] = { "MM_ANY", "one MM: all entries are compared, not the creator's" },
-	[CACHE_KEPT] = { "CACHE_KEPT", "reuses a folio that stays in the swap cache" },
-	[CACHE_COPIED] = { "CACHE_COPIED", "copies what is in the swap cache" },
-	[REUSE_ALL] = { "REUSE_ALL", "makes the pages in the other page table exclusive, too" },
-	[PMD_ONE_MORE] = { "PMD_ONE_MORE", "one more reference than the PMD's is fine" },
-	[UNMAP_NO_SUB] = { "UNMAP_NO_SUB", "unmap does not subtract" },
-	[UNMAP_PUT_FIRST] = { "UNMAP_PUT_FIRST", "unmap drops the references, then subtracts" },
-	[UNMAP_STALE] = { "UNMAP_STALE", "unmap compares the creator before it has the lock" },
-	[FORK_NO_ADD] = { "FORK_NO_ADD", "fork does not add" },
-	[FORK_PARENT] = { "FORK_PARENT", "fork compares the creator with the parent" },
-	[FORK_NO_PTL] = { "FORK_NO_PTL", "fork does not lock the parent's page table" },
-	[FORK_REFS_LATE] = { "FORK_REFS_LATE", "fork gets the references at last" },
-	[FORK_EXCLUSIVE] = { "FORK_EXCLUSIVE", "fork leaves the parent's pages exclusive" },
-	[SPLIT_ORDER] = { "SPLIT_ORDER", "a split subtracts the PMD, then adds the PTEs" },
-	[SPLIT_NO_CREATOR] = { "SPLIT_NO_CREATOR", "a split leaves the creator count as it was" },
-	[SPLIT_REFS_LATE] = { "SPLIT_REFS_LATE", "a split gets the references at last" },
-	[MIGRATE_NO_SUB] = { "MIGRATE_NO_SUB", "migration does not subtract" },
-	[SWAPIN_REFS_LATE] = { "SWAPIN_REFS_LATE", "swap-in gets the references at last" },
-	[LESS_CREATOR] = { "LESS_CREATOR", "does not look at once if the creator has all PTEs",
-		"saves reading the page table" },
-	[LESS_REFS] = { "LESS_REFS", "does not look at once for other references",
-		"saves reading the page table" },
-	[LESS_PTES] = { "LESS_PTES", "does not look if there are more entries than pages",
-		"saves reading the page table" },
-	[LESS_PMDS] = { "LESS_PMDS", "does not look at once for PMDs, if it is not the creator",
-		"saves reading the page table" },
-	[LESS_WORD] = { "LESS_WORD", "one MM: reads the mapcounts only after the references" },
-	[LESS_EXCLUSIVE] = { "LESS_EXCLUSIVE",
-		"one MM: compares the creator count, whatever others map",
+	[CLAIM_UNLOCKED] = { "migration unlocks the folio before it puts entries back" },
+	[CLAIM_SWAPIN] = { "swap-in does not lock the folio" },
+	[CLAIM_ALWAYS] = { "to map a mapped folio claims it as well" },
+	[ADOPT_NO_ADD] = { "adoption does not count what is mapped" },
+	[ADOPT_NO_SET] = { "adoption counts, but does not set the creator" },
+	[ADOPT_LATE] = { "adoption after the page table is unlocked" },
+	[ADOPT_PMD_NO_ADD] = { "adoption of a PMD does not count it" },
+	[TABLE_IS_MAPCOUNTS] = { "as many references as there are entries are enough" },
+	[TABLE_OLD_REFS] = { "the references are read before the page table is locked" },
+	[MM_NO_LOCK] = { "one MM: the folio is not locked" },
+	[MM_NO_AGAIN] = { "one MM: the mapcounts are not read again" },
+	[MM_ANY] = { "one MM: all entries are compared, not the creator's" },
+	[CACHE_KEPT] = { "reuses a folio that stays in the swap cache" },
+	[CACHE_COPIED] = { "copies what is in the swap cache" },
+	[REUSE_ALL] = { "makes the pages in the other page table exclusive, too" },
+	[PMD_ONE_MORE] = { "one more reference than the PMD's is fine" },
+	[UNMAP_NO_SUB] = { "unmap does not subtract" },
+	[UNMAP_PUT_FIRST] = { "unmap drops the references, then subtracts" },
+	[UNMAP_STALE] = { "unmap compares the creator before it has the lock" },
+	[FORK_NO_ADD] = { "fork does not add" },
+	[FORK_PARENT] = { "fork compares the creator with the parent" },
+	[FORK_NO_PTL] = { "fork does not lock the parent's page table" },
+	[FORK_REFS_LATE] = { "fork gets the references at last" },
+	[FORK_EXCLUSIVE] = { "fork leaves the parent's pages exclusive" },
+	[SPLIT_ORDER] = { "a split subtracts the PMD, then adds the PTEs" },
+	[SPLIT_NO_CREATOR] = { "a split leaves the creator count as it was" },
+	[SPLIT_REFS_LATE] = { "a split gets the references at last" },
+	[MIGRATE_NO_SUB] = { "migration does not subtract" },
+	[SWAPIN_REFS_LATE] = { "swap-in gets the references at last" },
+	[LESS_CREATOR] = { "does not look at once if the creator has all PTEs", SAVES },
+	[LESS_REFS] = { "does not look at once for other references", SAVES },
+	[LESS_PTES] = { "does not look if there are more entries than pages", SAVES },
+	[LESS_PMDS] = { "does not look at once for PMDs, if it is not the creator", SAVES },
+	[LESS_WORD] = { "one MM: reads the mapcounts only after the references" },
+	[LESS_EXCLUSIVE] = { "one MM: compares the creator count, whatever others map",
 		"a wrong answer takes PTEs in a third page table of the MM" },
-	[MM_NOT_CREATOR] = { "MM_NOT_CREATOR", "one MM: does not look who the creator is",
+	[MM_NOT_CREATOR] = { "one MM: does not look who the creator is",
 		"the reference of this MM's entry would be one too many" },
-	[MIGRATE_PUT_FIRST] = { "MIGRATE_PUT_FIRST", "migration drops a reference, then subtracts",
+	[MIGRATE_PUT_FIRST] = { "migration drops a reference, then subtracts",
 		"the task that compares the two has the folio locked" },
-	[LESS_ADOPT_LOCK] = { "LESS_ADOPT_LOCK", "adoption without the folio lock",
+	[LESS_ADOPT_LOCK] = { "adoption without the folio lock",
 		"the page table has all references, so the task with the lock has none" },
 };
 
@@ -260,8 +249,6 @@ static u16 pack(struct folio_mapcounts mc)
 	must(unpack(mapcounts).val == mc.val, "a field of the mapcounts overflows");
 	return mapcounts;
 }
-
-/* What steps are made of */
 
 static unsigned int table_of(unsigned int page)
 {
@@ -295,49 +282,40 @@ static unsigned int pmd_nr(void)
 	return NR_PAGES - pmd_first();
 }
 
-static bool present(u8 entry)
+static bool is(u8 entry, u8 set)
 {
-	return entry == RO || entry == EX;
+	return set >> entry & 1;
 }
 
-static bool swapped(u8 entry)
+/* How many of an MM's entries from @first up to @end are in the set? */
+static unsigned int count(const struct state *s, u8 mm, u8 first, u8 end, u8 set)
 {
-	return entry == SWAP || entry == SWAP_EX;
+	unsigned int i, nr = 0;
+
+	for (i = first; i < end; i++)
+		nr += is(s->entry[mm][i], set);
+	return nr;
 }
 
-static bool migrating(u8 entry)
+static unsigned int count_table(const struct state *s, u8 mm, u8 table, u8 set)
 {
-	return entry == MIG || entry == MIG_EX;
-}
-
-static unsigned int count_table(const struct state *s, unsigned int mm, unsigned int table)
-{
-	unsigned int page, count = 0;
-
-	for (page = 2 * table; page < end_page(table); page++)
-		count += present(s->entry[mm][page]);
-	return count;
+	return count(s, mm, 2 * table, end_page(table), set);
 }
 
 /* The entries of an MM, each of which has a reference. */
 static unsigned int count_mm(const struct state *s, unsigned int mm)
 {
-	unsigned int i, count = 0;
-
-	for (i = 0; i <= PMD; i++)
-		count += present(s->entry[mm][i]);
-	return count;
+	return count(s, mm, 0, PMD + 1, PRESENT);
 }
 
-/* Is there such an entry in any page table? */
-static bool any(const struct state *s, bool (*is)(u8))
+/* Is there such a PTE of any MM? */
+static bool any(const struct state *s, u8 set)
 {
-	unsigned int i;
+	unsigned int mm, nr = 0;
 
-	for (i = 0; i < WALK_END; i++)
-		if (is(s->entry[i / NR_PAGES][i % NR_PAGES]))
-			return true;
-	return false;
+	for (mm = 0; mm < NR_MMS; mm++)
+		nr += count(s, mm, 0, NR_PAGES, set);
+	return nr;
 }
 
 /* The entry that maps a page: a PTE or the PMD */
@@ -359,7 +337,7 @@ static bool others_have(const struct state *s, unsigned int mm, unsigned int pag
 	return false;
 }
 
-/* Are all references those of this MM's entries, at this moment? */
+/* Are all references those of this MM's entries? No task accesses the page by spare ones. */
 static bool exclusive(const struct state *s, unsigned int mm)
 {
 	unsigned int i, refs = count_mm(s, mm);
@@ -395,11 +373,6 @@ static bool lock_vma(const struct state *s, struct task *k)
 	return !s->forking[k->mm][k->table];
 }
 
-static void get(struct state *s, unsigned int nr)
-{
-	s->refs += nr;
-}
-
 static void put(struct state *s, unsigned int nr)
 {
 	must(s->refs >= nr, "more references dropped than there are");
@@ -422,8 +395,7 @@ static void sub(struct state *s, u64 delta)
 	const struct folio_mapcounts was = unpack(s->mapcounts), gone = { delta };
 
 	must(mapcounts_ptes(was) >= mapcounts_ptes(gone) &&
-	     mapcounts_pmds(was) >= mapcounts_pmds(gone),
-	     "more is unmapped than mapped");
+	     mapcounts_pmds(was) >= mapcounts_pmds(gone), "more is unmapped than mapped");
 	must(mapcounts_creator(was) >= mapcounts_creator(gone),
 	     "the creator unmaps more than it has mapped");
 	if (!error)
@@ -453,13 +425,11 @@ static void claim(struct state *s, const struct task *k, unsigned int mm)
 
 static bool free_swap(struct state *s)
 {
-	if (!s->cache || any(s, swapped))
+	if (!s->cache || any(s, SWAPPED))
 		return false;
 	s->cache = 0;
 	return true;
 }
-
-/* What happens in some steps */
 
 /* wp_folio_exclusive_ptl() */
 static bool one_table(const struct state *s, struct task *k)
@@ -467,7 +437,7 @@ static bool one_table(const struct state *s, struct task *k)
 	const unsigned int refs = broken == TABLE_OLD_REFS ? k->refs : s->refs;
 
 	k->nr = broken == TABLE_IS_MAPCOUNTS ? mapcounts_entries(unpack(k->mapcounts)) :
-		count_table(s, k->mm, k->table);
+		count_table(s, k->mm, k->table, PRESENT);
 	k->mapcounts = 0;
 	k->refs = 0;
 	k->truth = exclusive(s, k->mm);
@@ -526,17 +496,27 @@ static void reuse(struct state *s, const struct task *k)
 	}
 }
 
+static unsigned int count_here(const struct state *s, const struct task *k)
+{
+	return count(s, k->mm, first_entry(k), end_entry(k), PRESENT);
+}
+
 /* Clear the entries that the task is about. */
 static void clear(struct state *s, struct task *k)
 {
+	k->nr = count_here(s, k);
+	k->spare = k->nr;
+	memset(&s->entry[k->mm][first_entry(k)], NONE, end_entry(k) - first_entry(k));
+}
+
+/* Change those of them that are @from. */
+static void change(struct state *s, const struct task *k, u8 from, u8 to)
+{
 	unsigned int i;
 
-	k->nr = 0;
-	for (i = first_entry(k); i < end_entry(k); i++) {
-		k->nr += present(s->entry[k->mm][i]);
-		s->entry[k->mm][i] = NONE;
-	}
-	k->spare = k->nr;
+	for (i = first_entry(k); i < end_entry(k); i++)
+		if (s->entry[k->mm][i] == from)
+			s->entry[k->mm][i] = to;
 }
 
 static bool fork_lock_vma(struct state *s, const struct task *k)
@@ -552,31 +532,13 @@ static bool fork_lock_vma(struct state *s, const struct task *k)
 	return true;
 }
 
-static unsigned int fork_count(const struct state *s, const struct task *k)
-{
-	return k->pmd ? present(s->entry[k->mm][PMD]) : count_table(s, k->mm, k->table);
-}
-
-static void fork_share(struct state *s, const struct task *k)
-{
-	unsigned int i;
-
-	for (i = first_entry(k); i < end_entry(k); i++)
-		if (s->entry[k->mm][i] == EX && broken != FORK_EXCLUSIVE)
-			s->entry[k->mm][i] = RO;
-}
-
 static void fork_set(struct state *s, const struct task *k)
 {
-	unsigned int i;
+	const unsigned int first = first_entry(k);
 
-	for (i = first_entry(k); i < end_entry(k); i++) {
-		u8 *entry = &s->entry[k->mm][i];
-
-		if (*entry == MIG_EX || *entry == SWAP_EX)
-			*entry -= MIG_EX - MIG;
-		s->entry[k->child][i] = *entry;
-	}
+	change(s, k, MIG_EX, MIG);
+	change(s, k, SWAP_EX, SWAP);
+	memcpy(&s->entry[k->child][first], &s->entry[k->mm][first], end_entry(k) - first);
 }
 
 static enum step fork_next(struct state *s, struct task *k)
@@ -592,7 +554,7 @@ static enum step fork_next(struct state *s, struct task *k)
 	}
 	if (scenario->split && !k->table) {
 		k->table = 1;
-		k->pmd = present(s->entry[k->mm][PMD]);
+		k->pmd = is(s->entry[k->mm][PMD], PRESENT);
 		k->whole = !k->pmd;
 		return F_VMA;
 	}
@@ -612,23 +574,15 @@ static u8 *walk_ptl(struct state *s, const struct task *k)
 	return &s->ptl[k->page / NR_PAGES][table_of(k->page % NR_PAGES)];
 }
 
-/* Go on to the next entry for which @is holds. Return: whether there is one */
-static bool walk_to(struct state *s, struct task *k, bool (*is)(u8))
+/* Go on to the next entry of the set, if there is one; or else to the last of this table. */
+static bool walk_to(struct state *s, struct task *k, u8 set, bool in_table)
 {
-	while (k->page < WALK_END && !is(*walk_entry(s, k)))
-		k->page++;
-	return k->page < WALK_END;
-}
+	const unsigned int page = k->page % NR_PAGES, last = end_page(table_of(page)) - 1;
+	const unsigned int end = in_table ? k->page - page + last : WALK_END;
 
-/* The same in this page table, or else to its last page */
-static bool walk_in_table(struct state *s, struct task *k, bool (*is)(u8))
-{
-	const unsigned int mm = k->page / NR_PAGES, table = table_of(k->page % NR_PAGES);
-	const unsigned int last = mm * NR_PAGES + end_page(table) - 1;
-
-	while (k->page < last && !is(*walk_entry(s, k)))
+	while (k->page < end && !is(*walk_entry(s, k), set))
 		k->page++;
-	return is(*walk_entry(s, k));
+	return k->page < WALK_END && is(*walk_entry(s, k), set);
 }
 
 /* On to the next table */
@@ -643,21 +597,9 @@ static void walk_unlock(struct state *s, struct task *k)
 /* Swap in all pages at once, if all are swapped alike and in one table. */
 static bool swapin_all(const struct state *s, struct task *k)
 {
-	unsigned int page;
-
-	k->whole = !scenario->split;
-	for (page = 0; page < NR_PAGES; page++)
-		k->whole &= s->entry[k->mm][page] == k->was;
+	k->whole = !scenario->split && count(s, k->mm, 0, NR_PAGES, BIT(k->was)) == NR_PAGES;
 	k->nr = k->whole ? NR_PAGES : 1;
 	return k->whole;
-}
-
-static void swapin_set(struct state *s, const struct task *k)
-{
-	unsigned int i;
-
-	for (i = first_entry(k); i < end_entry(k); i++)
-		s->entry[k->mm][i] -= SWAP - RO;
 }
 
 /* Return: whether that was all. SPLIT_ORDER subtracts, then adds and can claim the folio. */
@@ -685,7 +627,7 @@ static void split_set(struct state *s, struct task *k)
 	memset(&s->entry[k->mm][pmd_first()], s->entry[k->mm][PMD], pmd_nr());
 	s->entry[k->mm][PMD] = NONE;
 	k->spare = 0;
-	get(s, broken == SPLIT_REFS_LATE ? pmd_nr() - 1 : 0);
+	s->refs += broken == SPLIT_REFS_LATE ? pmd_nr() - 1 : 0;
 }
 
 /*
@@ -704,27 +646,31 @@ static void forget(struct task *k)
 
 #define STEP(id, text, ...)	case id: step_text[k->step] = text; next = (__VA_ARGS__); break
 
-/* Write faults: __wp_can_reuse_large_anon_folio() and wp_page_copy(); on PMDs below */
-static enum step step_write(struct state *s, struct task *k)
+static enum step step_mm(struct state *s, struct task *k)
 {
 	const unsigned int mm = k->mm;
-	u8 *ptl = &s->ptl[mm][k->table], *pte = &s->entry[mm][k->page], *lock = &s->lock;
-	const u16 mapcounts = k->step == W_WORD ? s->mapcounts : k->mapcounts;
-	const struct folio_mapcounts mc = unpack(mapcounts);
+	u8 *pte = &s->entry[mm][k->page], *pmd = &s->entry[mm][PMD], *lock = &s->lock;
+	u8 *ptl = &s->ptl[mm][k->table], *child_ptl = &s->ptl[k->child][k->table];
+	u8 *fork_ptl = broken == FORK_NO_PTL ? NULL : ptl;
+	u8 *swapin_lock = broken == CLAIM_SWAPIN ? NULL : lock;
+	const struct folio_mapcounts mc = unpack(k->step == W_WORD ? s->mapcounts : k->mapcounts);
 	const unsigned int entries = mapcounts_entries(mc);
-	enum step next;
+	const unsigned int pmd_refs = broken == PMD_ONE_MORE ? 2 : 1;
+	const bool ours = s->creator == mm;
+	enum step next = WAIT;
 
 	switch (k->step) {
+	/* Write faults: __wp_can_reuse_large_anon_folio() */
 	STEP(W_VMA, "write fault: lock the VMA",
 	     k->refs = broken == TABLE_OLD_REFS ? s->refs : 0, lock_vma(s, k) ? W_PTL : WAIT);
 	STEP(W_PTL, "lock the page table, look at the entry",
 	     !take(ptl, k) ? WAIT : *pte == RO ? W_WORD : W_UNLOCK);
 	STEP(W_WORD, "read the mapcounts",
-	     k->mapcounts = mapcounts,
+	     k->mapcounts = s->mapcounts,
 	     entries <= 1 || (entries > NR_PAGES && broken != LESS_PTES) ? C_GET :
 	     broken == LESS_CREATOR || broken == MM_ANY ? W_CACHE : W_CREATOR);
 	STEP(W_CREATOR, "read the creator",
-	     (s->creator == mm ? !mapcounts_exclusive(mc) :
+	     (ours ? !mapcounts_exclusive(mc) :
 	      mapcounts_pmds(mc) && broken != LESS_PMDS) ? C_GET : W_CACHE);
 	STEP(W_CACHE, "in the swap cache?",
 	     !s->cache ? W_REFS : broken == CACHE_COPIED ? C_GET : W_CACHE_REFS);
@@ -743,7 +689,7 @@ static enum step step_write(struct state *s, struct task *k)
 	     one_table(s, k) ? W_OURS : W_MM_CREATOR);
 
 	STEP(W_MM_CREATOR, "read the creator",
-	     s->creator != mm && broken != MM_NOT_CREATOR ? C_GET :
+	     !ours && broken != MM_NOT_CREATOR ? C_GET :
 	     broken == MM_NO_LOCK ? W_MM_WORD : W_MM_LOCK);
 	STEP(W_MM_LOCK, "trylock the folio", take(lock, k) ? W_MM_WORD : C_GET);
 	STEP(W_MM_WORD, "read the mapcounts", k->mapcounts = s->mapcounts, W_MM_REFS);
@@ -754,7 +700,7 @@ static enum step step_write(struct state *s, struct task *k)
 	     drop(broken == MM_NO_LOCK ? NULL : lock, k), one_mm(k) ? W_OURS : C_GET);
 
 	STEP(W_OURS, "read the creator",
-	     s->creator == mm ? W_REUSE : (*ptl = broken == ADOPT_LATE ? 0 : *ptl,
+	     ours ? W_REUSE : (*ptl = broken == ADOPT_LATE ? 0 : *ptl,
 					   broken == LESS_ADOPT_LOCK ? W_ADOPT_SET : W_ADOPT_LOCK));
 	STEP(W_ADOPT_LOCK, "trylock the folio", take(lock, k) ? W_ADOPT_SET : W_REUSE);
 	STEP(W_ADOPT_SET, "set the creator",
@@ -766,52 +712,39 @@ static enum step step_write(struct state *s, struct task *k)
 	STEP(W_UNLOCK, "unlock the page table",
 	     drop(broken == ADOPT_LATE && *ptl != k->id ? NULL : ptl, k), IDLE);
 
-	STEP(C_GET, "copy: get a reference", forget(k), get(s, 1), C_UNLOCK);
+	/* wp_page_copy() */
+	STEP(C_GET, "copy: get a reference", forget(k), s->refs++, C_UNLOCK);
 	STEP(C_UNLOCK, "unlock the page table, copy", drop(ptl, k), C_PTL);
 	STEP(C_PTL, "lock the page table, look at the entry",
 	     !take(ptl, k) ? WAIT : *pte == RO ? C_CREATOR : C_DONE);
-	STEP(C_CREATOR, "clear the entry, read the creator",
-	     clear(s, k), k->ours = s->creator == mm, C_SUB);
+	STEP(C_CREATOR, "clear the entry, read the creator", clear(s, k), k->ours = ours, C_SUB);
 	STEP(C_SUB, "subtract it from the mapcounts", sub(s, delta_of(s, k, mm, false)), C_DONE);
 	STEP(C_DONE, "unlock the page table", drop(ptl, k), k->nr ? C_PUT : C_PUT_OWN);
 	STEP(C_PUT, "drop the reference of the entry", put(s, 1), k->spare = 0, C_PUT_OWN);
 	STEP(C_PUT_OWN, "drop the reference", put(s, 1), IDLE);
-	default:
-		next = WAIT;
-	}
-	return next;
-}
 
-/* copy_present_ptes(), copy_huge_pmd(); zap_present_ptes(), zap_huge_pmd(); GUP-fast */
-static enum step step_mm(struct state *s, struct task *k)
-{
-	const unsigned int mm = k->mm;
-	u8 *ptl = &s->ptl[mm][k->table], *child_ptl = &s->ptl[k->child][k->table];
-	u8 *fork_ptl = broken == FORK_NO_PTL ? NULL : ptl;
-	enum step next;
-
-	switch (k->step) {
+	/* copy_present_ptes(), copy_huge_pmd() */
 	STEP(F_VMA, "fork: lock the VMA for writing", fork_lock_vma(s, k) ? F_CHILD : WAIT);
 	STEP(F_CHILD, "lock the child's page table", take(child_ptl, k) ? F_PTL : WAIT);
 	STEP(F_PTL, "lock the page table",
-	     k->nr = fork_count(s, k), !take(fork_ptl, k) ? WAIT : k->nr ? F_REFS : F_SET);
-	STEP(F_REFS, "get references",
-	     get(s, broken == FORK_REFS_LATE ? 0 : k->nr), F_CREATOR);
+	     k->nr = count_here(s, k), !take(fork_ptl, k) ? WAIT : k->nr ? F_REFS : F_SET);
+	STEP(F_REFS, "get references", s->refs += broken == FORK_REFS_LATE ? 0 : k->nr, F_CREATOR);
 	STEP(F_CREATOR, "no page is exclusive now; read the creator",
-	     fork_share(s, k),
+	     change(s, k, broken == FORK_EXCLUSIVE ? RO : EX, RO),
 	     k->ours = s->creator == (broken == FORK_PARENT ? mm : k->child), F_ADD);
 	STEP(F_ADD, "add the child's entries to the mapcounts",
 	     add(s, broken == FORK_NO_ADD ? 0 : delta_of(s, k, k->child, k->pmd)), F_SET);
 	STEP(F_SET, "set the child's entries", fork_set(s, k), F_UNLOCK);
 	STEP(F_UNLOCK, "unlock the page table", drop(fork_ptl, k), F_UNLOCK_CHILD);
 	STEP(F_UNLOCK_CHILD, "unlock the child's page table",
-	     get(s, broken == FORK_REFS_LATE ? k->nr : 0), drop(child_ptl, k), fork_next(s, k));
+	     s->refs += broken == FORK_REFS_LATE ? k->nr : 0, drop(child_ptl, k), fork_next(s, k));
 
+	/* zap_present_ptes(), zap_huge_pmd() */
 	STEP(U_VMA, "unmap: lock the VMA",
-	     k->ours = broken == UNMAP_STALE && s->creator == mm, lock_vma(s, k) ? U_PTL : WAIT);
+	     k->ours = broken == UNMAP_STALE && ours, lock_vma(s, k) ? U_PTL : WAIT);
 	STEP(U_PTL, "lock the page table", take(ptl, k) ? U_CREATOR : WAIT);
 	STEP(U_CREATOR, "clear the entries, read the creator",
-	     clear(s, k), k->ours = broken == UNMAP_STALE ? k->ours : s->creator == mm,
+	     clear(s, k), k->ours = broken == UNMAP_STALE ? k->ours : ours,
 	     !k->nr ? U_UNLOCK : broken == UNMAP_PUT_FIRST ? U_PUT : U_SUB);
 	STEP(U_SUB, "subtract them from the mapcounts",
 	     sub(s, broken == UNMAP_NO_SUB ? 0 : delta_of(s, k, mm, k->pmd)), U_UNLOCK);
@@ -819,13 +752,77 @@ static enum step step_mm(struct state *s, struct task *k)
 	STEP(U_PUT, "drop their references",
 	     put(s, k->spare), k->spare = 0, broken == UNMAP_PUT_FIRST ? U_SUB : IDLE);
 
-	STEP(G_GET, "GUP: found the entry; get a reference", get(s, 1), G_CHECK);
-	STEP(G_CHECK, "look at the entry again",
-	     s->entry[mm][k->page] != k->was ? G_PUT : (s->gup[mm]++, IDLE));
+	/* GUP-fast */
+	STEP(G_GET, "GUP: found the entry; get a reference", s->refs++, G_CHECK);
+	STEP(G_CHECK, "look at the entry again", *pte != k->was ? G_PUT : (s->gup[mm]++, IDLE));
 	STEP(G_PUT, "drop the reference", put(s, 1), IDLE);
 	STEP(G_DROP, "drop the reference of a GUP", put(s, 1), s->gup[mm]--, IDLE);
-	default:
-		next = WAIT;
+
+	/* do_swap_page() */
+	STEP(I_VMA, "swap in: lock the VMA", lock_vma(s, k) ? I_GET : WAIT);
+	STEP(I_GET, "get a reference by the swap cache",
+	     k->was = *pte, !s->cache || !is(*pte, SWAPPED) ? IDLE :
+	     (s->refs++, swapin_lock ? I_LOCK : I_PTL));
+	STEP(I_LOCK, "lock the folio", !take(lock, k) ? WAIT : s->cache ? I_PTL : I_BAD_UNLOCK);
+	STEP(I_PTL, "lock the page table, look at the entry",
+	     !take(ptl, k) ? WAIT : *pte != k->was ? I_BAD : swapin_all(s, k) ? I_REFS : I_WORD);
+	STEP(I_REFS, "get more references",
+	     s->refs += broken == SWAPIN_REFS_LATE ? 0 : k->nr - 1, I_WORD);
+	STEP(I_WORD, "read the mapcounts", claims(s) ? I_CLAIM : I_CREATOR);
+	STEP(I_CLAIM, "claim the folio", claim(s, k, mm), I_CREATOR);
+	STEP(I_CREATOR, "read the creator", k->ours = ours, I_ADD);
+	STEP(I_ADD, "add the entries to the mapcounts", add(s, delta_of(s, k, mm, false)), I_SET);
+	STEP(I_SET, "set the entries", change(s, k, k->was, k->was - (SWAP - RO)), I_FREE);
+	/* Whether do_swap_page() tries that depends on much. */
+	STEP(I_FREE, "out of the swap cache, if no entry is swapped",
+	     !pick ? I_UNLOCK : free_swap(s) ? I_FREE_PUT : WAIT);
+	STEP(I_FREE_PUT, "drop the references of the swap cache", put(s, NR_PAGES), I_UNLOCK);
+	STEP(I_UNLOCK, "unlock the folio",
+	     s->refs += broken == SWAPIN_REFS_LATE ? k->nr - 1 : 0, drop(swapin_lock, k), I_UNPTL);
+	STEP(I_UNPTL, "unlock the page table", drop(ptl, k), IDLE);
+	STEP(I_BAD, "unlock the page table: another entry",
+	     drop(ptl, k), swapin_lock ? I_BAD_UNLOCK : I_BAD_PUT);
+	STEP(I_BAD_UNLOCK, "unlock the folio", drop(lock, k), I_BAD_PUT);
+	STEP(I_BAD_PUT, "drop the reference", put(s, 1), IDLE);
+
+	/* do_huge_pmd_wp_page() */
+	STEP(H_VMA, "write fault on a PMD: lock the VMA", lock_vma(s, k) ? H_PTL : WAIT);
+	STEP(H_PTL, "lock the PMD, look at it",
+	     !take(ptl, k) ? WAIT : *pmd == RO ? H_LOCK : H_DONE);
+	STEP(H_LOCK, "trylock the folio", take(lock, k) ? H_EARLY : H_GET);
+	STEP(H_GET, "get a reference", s->refs++, H_UNPTL);
+	STEP(H_UNPTL, "unlock the PMD", drop(ptl, k), H_WAIT);
+	STEP(H_WAIT, "lock the folio", take(lock, k) ? H_RELOCK : WAIT);
+	STEP(H_RELOCK, "lock the PMD, look at it",
+	     k->nr = *pmd == RO, !take(ptl, k) ? WAIT : k->nr ? H_PUT : H_BAD_UNPTL);
+	STEP(H_BAD_UNPTL, "unlock the PMD: it has changed", drop(ptl, k), H_BAD_UNLOCK);
+	STEP(H_BAD_UNLOCK, "unlock the folio", drop(lock, k), H_PUT);
+	STEP(H_PUT, "drop the reference", put(s, 1), k->nr ? H_EARLY : IDLE);
+	STEP(H_EARLY, "read the references", s->refs > pmd_refs ? H_SPLIT_UNLOCK : H_REFS);
+	STEP(H_REFS, "read the references, after the swap cache",
+	     k->truth = exclusive(s, mm), s->refs > pmd_refs ? H_SPLIT_UNLOCK : H_CREATOR);
+	STEP(H_CREATOR, "read the creator", ours ? H_REUSE : H_ADOPT_SET);
+	STEP(H_ADOPT_SET, "set the creator", s->creator = mm, H_ADOPT_ADD);
+	STEP(H_ADOPT_ADD, "add the PMD to the creator count",
+	     add(s, broken == ADOPT_PMD_NO_ADD ? 0 : MAPCOUNTS_CREATOR), H_REUSE);
+	STEP(H_REUSE, "make it exclusive",
+	     must(k->truth, "taken, though there were other references"), *pmd = EX, H_UNLOCK);
+	STEP(H_UNLOCK, "unlock the folio", drop(lock, k), H_DONE);
+	STEP(H_DONE, "unlock the PMD", drop(ptl, k), IDLE);
+	STEP(H_SPLIT_UNLOCK, "unlock the folio", drop(lock, k), H_SPLIT_UNPTL);
+	STEP(H_SPLIT_UNPTL, "unlock the PMD", drop(ptl, k), k->truth = 0, P_PTL);
+
+	/* __split_huge_pmd_locked() */
+	STEP(P_PTL, "split: lock the PMD",
+	     !take(ptl, k) ? WAIT : is(*pmd, PRESENT) ? P_REFS : P_UNPTL);
+	STEP(P_REFS, "get references",
+	     k->spare = broken == SPLIT_REFS_LATE ? 0 : pmd_nr() - 1,
+	     s->refs += k->spare, P_CREATOR);
+	STEP(P_CREATOR, "read the creator",
+	     k->nr = pmd_nr(), k->ours = ours && broken != SPLIT_NO_CREATOR, P_ADD);
+	STEP(P_ADD, "add PTEs and subtract the PMD", split_add(s, k) ? P_SET : P_ADD);
+	STEP(P_SET, "set the PTEs", split_set(s, k), P_UNPTL);
+	STEP(P_UNPTL, "unlock the PMD", drop(ptl, k), IDLE);
 	}
 	return next;
 }
@@ -836,20 +833,20 @@ static enum step step_migrate(struct state *s, struct task *k)
 	const bool put_first = broken == MIGRATE_PUT_FIRST;
 	const unsigned int mm = k->page / NR_PAGES;
 	u8 *lock = &s->lock;
-	enum step next;
+	enum step next = WAIT;
 
 	switch (k->step) {
-	STEP(M_GET, "migration or reclaim: get a reference", get(s, 1), M_LOCK);
+	STEP(M_GET, "migration or reclaim: get a reference", s->refs++, M_LOCK);
 	STEP(M_LOCK, "trylock the folio",
 	     !take(lock, k) ? M_PUT : k->swap && !s->cache ? S_GET : M_PTL);
-	STEP(S_GET, "get the references of the swap cache", get(s, NR_PAGES), S_CACHE);
+	STEP(S_GET, "get the references of the swap cache", s->refs += NR_PAGES, S_CACHE);
 	STEP(S_CACHE, "put it into the swap cache", s->cache = 1, M_PTL);
 	STEP(M_PTL, "lock the page table, or give up",
 	     pick == 0 ? (k->page = 0, k->swap ? M_UNLOCK : R_PTL) :
-	     !walk_to(s, k, present) ? (k->page = 0, k->swap ? M_UNLOCK : M_MOVE) :
+	     !walk_to(s, k, PRESENT, false) ? (k->page = 0, k->swap ? M_UNLOCK : M_MOVE) :
 	     take(walk_ptl(s, k), k) ? M_CREATOR : WAIT);
 	STEP(M_CREATOR, "set a migration or swap entry, read the creator",
-	     !walk_in_table(s, k, present) ? M_UNPTL :
+	     !walk_to(s, k, PRESENT, true) ? M_UNPTL :
 	     (*walk_entry(s, k) += (k->swap ? SWAP : MIG) - RO,
 	      k->nr = 1, k->ours = s->creator == k->page / NR_PAGES,
 	      put_first ? M_PUT_ENTRY : M_SUB));
@@ -865,10 +862,10 @@ static enum step step_migrate(struct state *s, struct task *k)
 	     R_PTL);
 	STEP(R_PTL, "put back: lock the page table",
 	     drop(broken == CLAIM_UNLOCKED && *lock == k->id ? lock : NULL, k),
-	     !walk_to(s, k, migrating) ? (broken == CLAIM_UNLOCKED ? M_PUT : M_UNLOCK) :
+	     !walk_to(s, k, MIGRATING, false) ? (broken == CLAIM_UNLOCKED ? M_PUT : M_UNLOCK) :
 	     take(walk_ptl(s, k), k) ? R_GET : WAIT);
 	STEP(R_GET, "get the reference of an entry",
-	     !walk_in_table(s, k, migrating) ? R_UNPTL : (get(s, 1), R_WORD));
+	     !walk_to(s, k, MIGRATING, true) ? R_UNPTL : (s->refs++, R_WORD));
 	STEP(R_WORD, "read the mapcounts", claims(s) ? R_CLAIM : R_CREATOR);
 	STEP(R_CLAIM, "claim the folio", claim(s, k, mm), R_CREATOR);
 	STEP(R_CREATOR, "read the creator", k->nr = 1, k->ours = s->creator == mm, R_ADD);
@@ -877,103 +874,11 @@ static enum step step_migrate(struct state *s, struct task *k)
 	STEP(R_UNPTL, "unlock the page table", walk_unlock(s, k), R_PTL);
 	STEP(M_UNLOCK, "unlock the folio", drop(lock, k), k->page = 0, M_PUT);
 	STEP(M_PUT, "drop the reference", put(s, 1), IDLE);
-	default:
-		next = WAIT;
 	}
 	return next;
 }
 
-/* do_swap_page() */
-static enum step step_swapin(struct state *s, struct task *k)
-{
-	const unsigned int mm = k->mm;
-	u8 *ptl = &s->ptl[mm][k->table], *pte = &s->entry[mm][k->page], *lock = &s->lock;
-	u8 *swapin_lock = broken == CLAIM_SWAPIN ? NULL : lock;
-	enum step next;
-
-	switch (k->step) {
-	STEP(I_VMA, "swap in: lock the VMA", lock_vma(s, k) ? I_GET : WAIT);
-	STEP(I_GET, "get a reference by the swap cache",
-	     k->was = *pte, !s->cache || !swapped(*pte) ? IDLE :
-	     (get(s, 1), swapin_lock ? I_LOCK : I_PTL));
-	STEP(I_LOCK, "lock the folio", !take(lock, k) ? WAIT : s->cache ? I_PTL : I_BAD_UNLOCK);
-	STEP(I_PTL, "lock the page table, look at the entry",
-	     !take(ptl, k) ? WAIT : *pte != k->was ? I_BAD : swapin_all(s, k) ? I_REFS : I_WORD);
-	STEP(I_REFS, "get more references",
-	     get(s, broken == SWAPIN_REFS_LATE ? 0 : k->nr - 1), I_WORD);
-	STEP(I_WORD, "read the mapcounts", claims(s) ? I_CLAIM : I_CREATOR);
-	STEP(I_CLAIM, "claim the folio", claim(s, k, mm), I_CREATOR);
-	STEP(I_CREATOR, "read the creator", k->ours = s->creator == mm, I_ADD);
-	STEP(I_ADD, "add the entries to the mapcounts", add(s, delta_of(s, k, mm, false)), I_SET);
-	STEP(I_SET, "set the entries", swapin_set(s, k), I_FREE);
-	/* Whether do_swap_page() tries that depends on much. */
-	STEP(I_FREE, "out of the swap cache, if no entry is swapped",
-	     !pick ? I_UNLOCK : free_swap(s) ? I_FREE_PUT : WAIT);
-	STEP(I_FREE_PUT, "drop the references of the swap cache", put(s, NR_PAGES), I_UNLOCK);
-	STEP(I_UNLOCK, "unlock the folio",
-	     get(s, broken == SWAPIN_REFS_LATE ? k->nr - 1 : 0), drop(swapin_lock, k), I_UNPTL);
-	STEP(I_UNPTL, "unlock the page table", drop(ptl, k), IDLE);
-	STEP(I_BAD, "unlock the page table: another entry",
-	     drop(ptl, k), swapin_lock ? I_BAD_UNLOCK : I_BAD_PUT);
-	STEP(I_BAD_UNLOCK, "unlock the folio", drop(lock, k), I_BAD_PUT);
-	STEP(I_BAD_PUT, "drop the reference", put(s, 1), IDLE);
-	default:
-		next = WAIT;
-	}
-	return next;
-}
-
-/* do_huge_pmd_wp_page(), __split_huge_pmd_locked() */
-static enum step step_pmd(struct state *s, struct task *k)
-{
-	const unsigned int mm = k->mm, mine = broken == PMD_ONE_MORE ? 2 : 1;
-	u8 *ptl = &s->ptl[mm][1], *pmd = &s->entry[mm][PMD], *lock = &s->lock;
-	enum step next;
-
-	switch (k->step) {
-	STEP(H_VMA, "write fault on a PMD: lock the VMA", lock_vma(s, k) ? H_PTL : WAIT);
-	STEP(H_PTL, "lock the PMD, look at it",
-	     !take(ptl, k) ? WAIT : *pmd == RO ? H_LOCK : H_DONE);
-	STEP(H_LOCK, "trylock the folio", take(lock, k) ? H_EARLY : H_GET);
-	STEP(H_GET, "get a reference", get(s, 1), H_UNPTL);
-	STEP(H_UNPTL, "unlock the PMD", drop(ptl, k), H_WAIT);
-	STEP(H_WAIT, "lock the folio", take(lock, k) ? H_RELOCK : WAIT);
-	STEP(H_RELOCK, "lock the PMD, look at it",
-	     k->nr = *pmd == RO, !take(ptl, k) ? WAIT : k->nr ? H_PUT : H_BAD_UNPTL);
-	STEP(H_BAD_UNPTL, "unlock the PMD: it has changed", drop(ptl, k), H_BAD_UNLOCK);
-	STEP(H_BAD_UNLOCK, "unlock the folio", drop(lock, k), H_PUT);
-	STEP(H_PUT, "drop the reference", put(s, 1), k->nr ? H_EARLY : IDLE);
-	STEP(H_EARLY, "read the references", s->refs > mine ? H_SPLIT_UNLOCK : H_REFS);
-	STEP(H_REFS, "read the references, after the swap cache",
-	     k->truth = exclusive(s, mm), s->refs > mine ? H_SPLIT_UNLOCK : H_CREATOR);
-	STEP(H_CREATOR, "read the creator", s->creator == mm ? H_REUSE : H_ADOPT_SET);
-	STEP(H_ADOPT_SET, "set the creator", s->creator = mm, H_ADOPT_ADD);
-	STEP(H_ADOPT_ADD, "add the PMD to the creator count",
-	     add(s, broken == ADOPT_PMD_NO_ADD ? 0 : MAPCOUNTS_CREATOR), H_REUSE);
-	STEP(H_REUSE, "make it exclusive",
-	     must(k->truth, "taken, though there were other references"), *pmd = EX, H_UNLOCK);
-	STEP(H_UNLOCK, "unlock the folio", drop(lock, k), H_DONE);
-	STEP(H_DONE, "unlock the PMD", drop(ptl, k), IDLE);
-	STEP(H_SPLIT_UNLOCK, "unlock the folio", drop(lock, k), H_SPLIT_UNPTL);
-	STEP(H_SPLIT_UNPTL, "unlock the PMD", drop(ptl, k), k->truth = 0, P_PTL);
-
-	STEP(P_PTL, "split: lock the PMD", !take(ptl, k) ? WAIT : present(*pmd) ? P_REFS : P_UNPTL);
-	STEP(P_REFS, "get references",
-	     k->spare = broken == SPLIT_REFS_LATE ? 0 : pmd_nr() - 1, get(s, k->spare), P_CREATOR);
-	STEP(P_CREATOR, "read the creator",
-	     k->nr = pmd_nr(), k->ours = s->creator == mm && broken != SPLIT_NO_CREATOR, P_ADD);
-	STEP(P_ADD, "add PTEs and subtract the PMD", split_add(s, k) ? P_SET : P_ADD);
-	STEP(P_SET, "set the PTEs", split_set(s, k), P_UNPTL);
-	STEP(P_UNPTL, "unlock the PMD", drop(ptl, k), IDLE);
-	default:
-		next = WAIT;
-	}
-	return next;
-}
-
-/* What an idle task can start */
-
-/* Start @new if this is the option that is picked. */
+/* What an idle task can do: start @new if this is the option that is picked. */
 static bool option(struct task *k, bool possible, enum step step, struct task new)
 {
 	if (!possible || pick--)
@@ -986,26 +891,18 @@ static bool option(struct task *k, bool possible, enum step step, struct task ne
 	return true;
 }
 
-static bool any_entry(const struct state *s, unsigned int mm, unsigned int table)
-{
-	unsigned int page, entries = 0;
-
-	for (page = 2 * table; page < end_page(table); page++)
-		entries += s->entry[mm][page];
-	return entries;
-}
-
 static bool empty(const struct state *s, unsigned int mm)
 {
-	return !s->entry[mm][PMD] && !any_entry(s, mm, 0) && !any_entry(s, mm, 1);
+	return !count(s, mm, 0, PMD + 1, ANYTHING);
 }
 
-static bool busy(const struct state *s, unsigned int mm)
+/* Is a task of these MMs, by bit, in an operation? */
+static bool busy(const struct state *s, unsigned int mms)
 {
 	unsigned int i;
 
 	for (i = 0; i < NR_TASKS; i++)
-		if (s->tasks[i].mm == mm && s->tasks[i].step != IDLE)
+		if (mms & 1 << s->tasks[i].mm && s->tasks[i].step != IDLE)
 			return true;
 	return false;
 }
@@ -1013,14 +910,11 @@ static bool busy(const struct state *s, unsigned int mm)
 /* Is the MM in a fork, as the parent or the child? */
 static bool in_fork(const struct state *s, unsigned int mm)
 {
-	unsigned int i;
+	const struct task *k;
 
-	for (i = 0; i < NR_TASKS; i++) {
-		const struct task *k = &s->tasks[i];
-
+	for (k = s->tasks; k < s->tasks + NR_TASKS; k++)
 		if (k->child && (k->mm == mm || k->child == mm))
 			return true;
-	}
 	return false;
 }
 
@@ -1031,14 +925,14 @@ static bool start_page(const struct state *s, struct task *k, u16 may, unsigned 
 	const struct task gup = { .page = page, .table = table_of(page), .was = pte };
 
 	return option(k, may & WRITE && pte == RO, W_VMA, at) ||
-	       option(k, may & SWAPIN && swapped(pte), I_VMA, at) ||
+	       option(k, may & SWAPIN && is(pte, SWAPPED), I_VMA, at) ||
 	       option(k, may & UNMAP_ONE && pte, U_VMA, at) ||
-	       option(k, may & GUP && present(pte) && s->gup[k->mm] < 2, G_GET, gup);
+	       option(k, may & GUP && is(pte, PRESENT) && s->gup[k->mm] < 2, G_GET, gup);
 }
 
 static bool start_fork(const struct state *s, struct task *k)
 {
-	const bool pmd = !scenario->split && present(s->entry[k->mm][PMD]);
+	const bool pmd = !scenario->split && is(s->entry[k->mm][PMD], PRESENT);
 	unsigned int child;
 
 	if (empty(s, k->mm) || in_fork(s, k->mm))
@@ -1066,20 +960,20 @@ static bool start_mm(const struct state *s, struct task *k, u16 may)
 	for (page = 0; page < NR_PAGES; page = end_page(table_of(page))) {
 		struct task new = { .whole = 1, .table = table_of(page) };
 
-		if (option(k, may & UNMAP && any_entry(s, k->mm, new.table), U_VMA, new))
+		if (option(k, may & UNMAP && count_table(s, k->mm, new.table, ANYTHING),
+			   U_VMA, new))
 			return true;
 	}
 	if (option(k, may & UNMAP && pmd, U_VMA, of_pmd))
 		return true;
 	for (page = 0; page < NR_PAGES; page++) {
-		const bool first = page == 2 * table_of(page);
+		const bool alike = page != 2 * table_of(page) && pte[page] == pte[page - 1];
 
-		if (first || pte[page] != pte[page - 1])
-			if (start_page(s, k, may, page))
-				return true;
+		if (!alike && start_page(s, k, may, page))
+			return true;
 	}
 	return option(k, may & WRITE && pmd == RO, H_VMA, (struct task){ .table = 1 }) ||
-	       option(k, may & SPLIT && present(pmd), P_PTL, (struct task){ .table = 1 }) ||
+	       option(k, may & SPLIT && is(pmd, PRESENT), P_PTL, (struct task){ .table = 1 }) ||
 	       (may & FORK && start_fork(s, k));
 }
 
@@ -1095,7 +989,7 @@ static bool start(struct state *s, struct task *k)
 	if (start_mm(s, k, may))
 		return true;
 	/* An MM that is empty can exit, and the next child can have its address. */
-	if (k->mm && s->alive & 1 << k->mm && empty(s, k->mm) && !busy(s, k->mm) && !pick--) {
+	if (k->mm && s->alive & 1 << k->mm && empty(s, k->mm) && !busy(s, 1 << k->mm) && !pick--) {
 		s->alive &= ~(1 << k->mm);
 		k->left--;
 		return true;
@@ -1108,20 +1002,16 @@ static bool step(struct state *s, unsigned int t, unsigned int choice)
 {
 	struct task *k = &s->tasks[t];
 	const u8 at = k->step;
-	enum step next;
 
 	pick = choice;
 	if (at == IDLE)
 		return start(s, k);
 	if (pick > (at == M_PTL || at == I_FREE))
 		return false;
-	next = at <= C_PUT_OWN ? step_write(s, k) : at <= G_DROP ? step_mm(s, k) :
-	       at <= M_PUT ? step_migrate(s, k) : at <= I_BAD_PUT ? step_swapin(s, k) :
-	       step_pmd(s, k);
-	k->step = next;
-	if (next == IDLE)
+	k->step = k->mm == NOBODY ? step_migrate(s, k) : step_mm(s, k);
+	if (k->step == IDLE)
 		*k = (struct task){ .id = k->id, .mm = k->mm, .left = k->left };
-	return next != WAIT;
+	return k->step != WAIT;
 }
 
 /* What has to be true */
@@ -1134,9 +1024,7 @@ static void check_exclusive(const struct state *s)
 		const unsigned int mm = i / NR_PAGES, page = i % NR_PAGES;
 		const u8 entry = entry_of(s, mm, page);
 
-		if (entry != EX && entry != MIG_EX && entry != SWAP_EX)
-			continue;
-		for (other = 0; other < NR_MMS; other++)
+		for (other = 0; other < NR_MMS && is(entry, EXCLUSIVE); other++)
 			must(other == mm || !entry_of(s, other, page),
 			     "an exclusive page that another MM has");
 	}
@@ -1153,8 +1041,7 @@ static bool write_reuses(const struct state *s, unsigned int mm, unsigned int pa
 	do {
 		pmd = !alone.entry[mm][page];
 		*k = (struct task){ .id = 1, .mm = mm, .page = page,
-				    .table = pmd || table_of(page),
-				    .step = pmd ? H_VMA : W_VMA };
+				    .table = pmd || table_of(page), .step = pmd ? H_VMA : W_VMA };
 		while (k->step != IDLE && !error)
 			if (!step(&alone, 0, 0))
 				return false;
@@ -1166,12 +1053,12 @@ static bool write_reuses(const struct state *s, unsigned int mm, unsigned int pa
 static void check_heir(const struct state *s, unsigned int mm)
 {
 	const unsigned int refs = count_mm(s, mm);
-	const bool both = scenario->split && count_table(s, mm, 0) &&
-			  (count_table(s, mm, 1) || s->entry[mm][PMD]);
+	const bool both = scenario->split && count_table(s, mm, 0, PRESENT) &&
+			  (count_table(s, mm, 1, PRESENT) || s->entry[mm][PMD]);
 	unsigned int page;
 
 	/* The last entry is copied, so that the folio can be freed. */
-	if (s->refs != refs + s->cache * NR_PAGES || any(s, swapped) ||
+	if (s->refs != refs + s->cache * NR_PAGES || any(s, SWAPPED) ||
 	    (!s->entry[mm][PMD] && refs < 2) || (s->creator != mm && both))
 		return;
 	for (page = 0; page < NR_PAGES; page++)
@@ -1180,22 +1067,13 @@ static void check_heir(const struct state *s, unsigned int mm)
 			     "one MM has the folio for itself, and copies it");
 }
 
-static bool all_idle(const struct state *s)
-{
-	unsigned int mm, busy_mms = 0;
-
-	for (mm = 0; mm <= NOBODY; mm++)
-		busy_mms += busy(s, mm);
-	return !busy_mms;
-}
-
 static void check(const struct state *s)
 {
 	unsigned int mm, refs = s->cache * NR_PAGES, ptes = 0, pmds = 0, creator = 0;
 	const struct folio_mapcounts mc = unpack(s->mapcounts);
 
 	for (mm = 0; mm < NR_MMS; mm++) {
-		const unsigned int entries = count_mm(s, mm), pmd = present(s->entry[mm][PMD]);
+		const unsigned int entries = count_mm(s, mm), pmd = is(s->entry[mm][PMD], PRESENT);
 
 		ptes += entries - pmd;
 		pmds += pmd;
@@ -1206,9 +1084,9 @@ static void check(const struct state *s)
 	must(s->refs || !s->mapcounts, "freed, though the mapcounts are not 0");
 	if (broken == NO_ERROR || broken == FORK_EXCLUSIVE)
 		check_exclusive(s);
-	if (error || !all_idle(s))
+	if (error || busy(s, ALL_MMS))
 		return;
-	must(!any(s, migrating), "a migration entry is left");
+	must(!any(s, MIGRATING), "a migration entry is left");
 	must(mapcounts_ptes(mc) == ptes, "idle, and ptes is wrong");
 	must(mapcounts_pmds(mc) == pmds, "idle, and pmds is wrong");
 	must(mapcounts_creator(mc) == creator, "idle, and the creator count is wrong");
@@ -1216,8 +1094,6 @@ static void check(const struct state *s)
 	for (mm = 0; mm < NR_MMS && !error; mm++)
 		check_heir(s, mm);
 }
-
-/* All orders of all steps */
 
 #define MAX_STATES	(12u << 20)
 #define HASH_BITS	25
@@ -1274,7 +1150,7 @@ static void begin(const struct scenario *sc)
 	memcpy(s.gup, sc->gup, sizeof(s.gup));
 	s.refs = s.cache * NR_PAGES;
 	for (mm = 0; mm < NR_MMS; mm++) {
-		const unsigned int pmds = present(s.entry[mm][PMD]), entries = count_mm(&s, mm);
+		const unsigned int pmds = is(s.entry[mm][PMD], PRESENT), entries = count_mm(&s, mm);
 
 		s.refs += entries + s.gup[mm];
 		mapcounts += mapcounts_delta(entries - pmds, pmds, mm == s.creator);
@@ -1286,40 +1162,6 @@ static void begin(const struct scenario *sc)
 			.mm = sc->tasks[i].may ? sc->tasks[i].mm : NOBODY };
 	check(&s);
 	remember(&s, 0, 0);
-}
-
-/* All steps from one state, up to an error */
-static void expand(u32 at)
-{
-	unsigned int t, choice, moved = 0;
-
-	for (t = 0; t < NR_TASKS; t++) {
-		for (choice = 0; !error; choice++) {
-			struct state next = nodes[at].state;
-
-			if (!step(&next, t, choice))
-				break;
-			moved++;
-			if (!error)
-				check(&next);
-			remember(&next, at, t);
-		}
-	}
-	nr_transitions += moved;
-	if (!moved)
-		must(all_idle(&nodes[at].state), "a deadlock");
-}
-
-/* Freed, the folio is of no interest. */
-static bool explore(const struct scenario *sc)
-{
-	u32 at;
-
-	begin(sc);
-	for (at = 0; at < nr_nodes && !error; at++)
-		if (nodes[at].state.refs)
-			expand(at);
-	return !error;
 }
 
 static void print_state(const struct state *s)
@@ -1352,6 +1194,42 @@ static void print_trace(u32 at)
 	print_state(&node->state);
 }
 
+/* All steps from one state, up to an error */
+static void expand(u32 at)
+{
+	unsigned int t, choice, moved = 0;
+
+	for (t = 0; t < NR_TASKS; t++) {
+		for (choice = 0; !error; choice++) {
+			struct state next = nodes[at].state;
+
+			if (!step(&next, t, choice))
+				break;
+			moved++;
+			check(&next);
+			remember(&next, at, t);
+		}
+	}
+	nr_transitions += moved;
+	must(moved || !busy(&nodes[at].state, ALL_MMS), "a deadlock");
+}
+
+/* Freed, the folio is of no interest. */
+static bool explore(const struct scenario *sc)
+{
+	u32 at;
+
+	begin(sc);
+	for (at = 0; at < nr_nodes && !error; at++)
+		if (nodes[at].state.refs)
+			expand(at);
+	if (error) {
+		print_trace(nr_nodes - 1);
+		printf("# %s (%s)\n", error, sc->name);
+	}
+	return !error;
+}
+
 static unsigned int result_nr, failures;
 
 static void result(bool ok, const char *what, const char *name)
@@ -1363,63 +1241,55 @@ static void result(bool ok, const char *what, const char *name)
 static void run_scenarios(void)
 {
 	unsigned int i;
-	bool ok;
 
 	for (i = 0; i < ARRAY_SIZE(scenarios); i++) {
-		ok = explore(&scenarios[i]);
-		if (!ok) {
-			print_trace(nr_nodes - 1);
-			printf("# %s\n", error);
-		}
+		const bool ok = explore(&scenarios[i]);
+
 		printf("# %u states, %lu steps\n", nr_nodes, nr_transitions);
 		result(ok, "scenario: ", scenarios[i].name);
 	}
-	for (i = 1, ok = true; i < NR_STEPS; i++) {
-		if (step_text[i])
-			continue;
+	for (i = 1; i < NR_STEPS && step_text[i]; i++)
+		;
+	if (i < NR_STEPS)
 		printf("# never: step %u, after: %s\n", i, step_text[i - 1]);
-		ok = false;
-	}
-	result(ok, "each step has been taken", "");
+	result(i == NR_STEPS, "each step has been taken", "");
 }
 
 /* A scenario finds each error, unless there is a reason why it is none. */
 static void run_error(unsigned int e)
 {
+	const char *why = errors[e].why;
 	unsigned int i = 0;
-	bool found;
 
 	broken = e;
 	while (i < ARRAY_SIZE(scenarios) && explore(&scenarios[i]))
 		i++;
-	found = i < ARRAY_SIZE(scenarios);
-	broken = NO_ERROR;
-	if (found) {
-		print_trace(nr_nodes - 1);
-		printf("# %s (%s)\n", error, scenarios[i].name);
-	}
-	if (errors[e].why)
-		printf("# since %s\n", errors[e].why);
-	result(found == !errors[e].why, errors[e].why ? "harmless: " : "error: ", errors[e].text);
+	if (why)
+		printf("# since %s\n", why);
+	result((i < ARRAY_SIZE(scenarios)) == !why, why ? "harmless: " : "error: ", errors[e].text);
 }
 
 int main(int argc, char **argv)
 {
+	bool known = argc == 1;
 	unsigned int e;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	nodes = malloc(sizeof(*nodes) * MAX_STATES);
 	hash = malloc(sizeof(*hash) * HASH_SIZE);
-	if (!nodes || !hash) {
-		fprintf(stderr, "no memory\n");
-		return 1;
-	}
+	if (!nodes || !hash)
+		err(1, "malloc");
 	if (argc == 1) {
 		printf("KTAP version 1\n1..%zu\n", ARRAY_SIZE(scenarios) + NR_ERRORS);
 		run_scenarios();
 	}
-	for (e = NO_ERROR + 1; e < NR_ERRORS; e++)
-		if (argc == 1 || !strcmp(argv[1], errors[e].name))
+	for (e = NO_ERROR + 1; e < NR_ERRORS; e++) {
+		if (argc == 1 || strstr(errors[e].text, argv[1])) {
 			run_error(e);
+			known = true;
+		}
+	}
+	if (!known)
+		errx(2, "no error is called \"%s\"", argv[1]);
 	return failures > 0;
 }

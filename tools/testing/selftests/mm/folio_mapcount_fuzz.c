@@ -21,7 +21,6 @@
 #include <linux/sched.h>
 #include <linux/userfaultfd.h>
 #include <setjmp.h>
-#include <sys/prctl.h>
 #include <sys/uio.h>
 #include <time.h>
 #include "../../../../mm/gup_test.h"
@@ -29,8 +28,10 @@
 #include "folio_truth.h"
 
 #define KSM_SYSFS	"/sys/kernel/mm/ksm"
-#define GUP_TEST	"/sys/kernel/debug/gup_test"
-#define SPLIT_FILE	"/sys/kernel/debug/split_huge_pages"
+#define THP_SYSFS	"/sys/kernel/mm/transparent_hugepage"
+#define DEBUGFS		"/sys/kernel/debug/"
+#define GUP_TEST	DEBUGFS "gup_test"
+#define SPLIT_FILE	DEBUGFS "split_huge_pages"
 #define FAIL_NTH	"/proc/self/fail-nth"
 
 #define MAX_WORKERS	8
@@ -45,36 +46,21 @@
 #define PSS_SHIFT	12
 
 #define NR_TRIES	10
-#define TRY_US		20000
 /* memory.stat is only up to date after the kernel's periodic flush. */
 #define FLUSH_EVERY	32
-#define NR_TRIES_FLUSH	50
-#define TRY_US_FLUSH	100000
+#define NR_TRIES_FLUSH	250
+#define TRY_US		20000
 #define SHRINK_S	60
-#define PROGRESS_S	10
 
 enum figure {
-	FIG_KPAGECOUNT,
-	FIG_KPAGEFLAGS,
-	FIG_EXCLUSIVE,
-	FIG_USS,
-	FIG_RSS,		/* from here on as enum smaps */
-	FIG_PSS,
-	FIG_PRIVATE,
-	FIG_SHARED,
-	FIG_PMD,
-	FIG_HTLB_PRIVATE,
-	FIG_HTLB_SHARED,
+	FIG_KPAGECOUNT, FIG_KPAGEFLAGS, FIG_EXCLUSIVE, FIG_USS,
+	/* As enum smaps: */
+	FIG_RSS, FIG_PSS, FIG_PRIVATE, FIG_SHARED, FIG_PMD, FIG_HTLB_PRIVATE, FIG_HTLB_SHARED,
 	FIG_PSS_SUM,
-	FIG_ANON,
-	FIG_FILE,
-	FIG_ANON_THP,
-	FIG_SHMEM_PMD,
-	FIG_FILE_PMD,
-	FIG_CG_ANON,
-	FIG_CG_FILE,
-	FIG_CG_ANON_THP,
-	NR_FIGURES,
+	/* In vmstat: */
+	FIG_ANON, FIG_FILE, FIG_ANON_THP, FIG_SHMEM_PMD, FIG_FILE_PMD,
+	/* In memory.stat: */
+	FIG_CG_ANON, FIG_CG_FILE, FIG_CG_ANON_THP, NR_FIGURES,
 };
 
 static const char * const figures[] = {
@@ -106,47 +92,35 @@ static long long counters[NR_FIGURES];
 static struct bounds sums[NR_FIGURES];
 static long long pss_lost;	/* at most, in KiB, in all VMAs */
 static long long others[NR_FIGURES];	/* what no page table accounts for, before we begin */
-static unsigned int compared[NR_FIGURES];
-static unsigned int differs[NR_FIGURES];
+static unsigned int compared[NR_FIGURES], differs[NR_FIGURES];
 
 struct command {
 	unsigned int nr;	/* in the episode */
 	unsigned int op;
-	unsigned int who;
-	unsigned int child;
-	unsigned int first;	/* a range of pages of the arena */
-	unsigned int pages;
+	unsigned int who, child;
+	unsigned int first, pages;	/* a range of the arena */
 	unsigned int arg[3];	/* whatever the operation makes of them */
 	unsigned int fail;	/* which allocation of the operation, 0: none */
 	bool failed;
 	int err;
 };
 
-enum { SHMEM, DISK, HUGETLB, NR_FILES };
+enum file { ANON, SHMEM, DISK, HUGETLB, NR_FILES };
 
-/* Above the flags of mmap(): which file op_map() maps, or none */
+/* Above the flags of mmap(): what op_map() maps */
 #define FILE_SHIFT	28
-#define FILE_OF(nr)	(((nr) + 1) << FILE_SHIFT)
 
-/* In a memfd: workers need this, after exec(), too. */
+/* In memory that the workers share with us */
 static struct setup {
 	unsigned long block;
-	unsigned int block_pages;
-	unsigned int nr_pages;
-	unsigned int nr_nodes;
-	unsigned long orders;
-	unsigned long shmem_orders;
-	int self_fd;
-	int fd[NR_FILES];
-	struct actor actor[MAX_ACTORS];
+	unsigned int block_pages, nr_pages, nr_nodes;
+	int fd[NR_FILES];	/* that of ANON is -1 */
 	struct command history[PER_EPISODE];
 } *setup;
 
 static struct {
-	unsigned int seconds;
-	unsigned int workers;
+	unsigned int seconds, workers;
 	uint64_t seed;
-	bool concurrent;	/* -c: between two comparisons */
 	bool fail;		/* -F: allocations of half of the commands */
 	const char *dir;
 } opt = { .seconds = 10, .workers = 4, .dir = "/tmp" };
@@ -154,19 +128,13 @@ static struct {
 static struct {
 	uint64_t seed;		/* of this episode */
 	__u64 cgroup_ino;
-	struct command *doing[MAX_WORKERS + 1];
-	unsigned int nr_history;
-	unsigned int points;
-	unsigned int episodes;
-	unsigned int commands;
+	unsigned int nr_history, points, episodes, commands;
 	unsigned int failures;	/* of allocations, on request */
 } master;
 
 /* The workers: what a command does */
 
-static int self;
-static int pin_fd = -1;
-static int pipe_fd[2] = { -1, -1 };
+static int held[2] = { -1, -1 };	/* files that keep pages from being freed or moved */
 static sigjmp_buf fault_env;
 
 static char *at(unsigned int page)
@@ -184,14 +152,19 @@ static size_t file_size(void)
 	return FILE_BLOCKS * setup->block;
 }
 
+/* Where in a file the range of the arena is */
+static off_t file_offset(const struct command *c)
+{
+	return (off_t)c->first * psize() % file_size();
+}
+
 /* Whole blocks around the range, for what is done to huge pages. */
 static void widen(struct command *c)
 {
 	unsigned int end = c->first + c->pages;
 
 	c->first -= c->first % setup->block_pages;
-	c->pages = (end - c->first + setup->block_pages - 1) / setup->block_pages *
-		   setup->block_pages;
+	c->pages = roundup(end - c->first, setup->block_pages);
 }
 
 static int result(long ret)
@@ -200,26 +173,20 @@ static int result(long ret)
 }
 
 /* More often than not where PMDs can map the file. */
-static off_t map_offset(const struct command *c)
+static int op_map(struct command *c, int arg)
 {
-	off_t off = (off_t)c->first * psize();
-
-	if (!(c->arg[1] & 3))
-		off += (off_t)(c->arg[2] % setup->block_pages) * psize();
-	return off % file_size();
-}
-
-static int op_map(struct command *c, int flags)
-{
-	int file = (flags >> FILE_SHIFT) - 1;
+	const enum file file = arg >> FILE_SHIFT;
+	const int flags = arg & ((1 << FILE_SHIFT) - 1);
+	const bool hugetlb = file == HUGETLB || flags & MAP_HUGETLB;
 	off_t off;
 
-	if (file == HUGETLB || flags & MAP_HUGETLB || c->arg[1] & 4)
+	if (hugetlb || c->arg[1] & 4)
 		widen(c);
-	off = file == HUGETLB ? (off_t)c->first * psize() % file_size() : map_offset(c);
-	if (mmap(at(c->first), bytes(c), PROT_READ | PROT_WRITE,
-		 (flags & ((1 << FILE_SHIFT) - 1)) | MAP_FIXED,
-		 file < 0 ? -1 : setup->fd[file], file < 0 ? 0 : off) == MAP_FAILED)
+	off = file_offset(c);
+	if (!hugetlb && !(c->arg[1] & 3))
+		off = (off + (off_t)(c->arg[2] % setup->block_pages) * psize()) % file_size();
+	if (mmap(at(c->first), bytes(c), PROT_READ | PROT_WRITE, flags | MAP_FIXED,
+		 setup->fd[file], off) == MAP_FAILED)
 		return -errno;
 	if (c->arg[1] & 24)
 		madvise(at(c->first), bytes(c), MADV_HUGEPAGE);
@@ -233,28 +200,25 @@ static int op_map(struct command *c, int flags)
 static int op_map_twice(struct command *c, int arg)
 {
 	const size_t len = c->arg[0] % 2 ? setup->block : MIN(bytes(c), setup->block);
-	int fd = syscall(__NR_memfd_create, "folio_mapcount_fuzz", 0), err = 0;
-	char *to;
+	char *from, *to;
 
 	widen(c);
+	from = at(c->first);
 	to = at((c->first + setup->block_pages) % setup->nr_pages);
-	if (fd < 0 || ftruncate(fd, setup->block) ||
-	    mmap(at(c->first), setup->block, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-		 fd, 0) == MAP_FAILED ||
-	    mmap(to, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
-		err = -errno;
-	if (!err) {
-		madvise(at(c->first), setup->block, MADV_HUGEPAGE);
-		madvise(at(c->first), setup->block, MADV_POPULATE_WRITE);
-		madvise(to, len, MADV_POPULATE_READ);
-	}
-	close(fd);
-	return err;
+	if (mmap(from, setup->block, PROT_READ | PROT_WRITE,
+		 MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
+		return -errno;
+	madvise(from, setup->block, MADV_HUGEPAGE);
+	madvise(from, setup->block, MADV_POPULATE_WRITE);
+	if (sys_mremap(from, 0, len, MREMAP_MAYMOVE | MREMAP_FIXED, to) == MAP_FAILED)
+		return -errno;
+	return result(madvise(to, len, MADV_POPULATE_READ));
 }
 
-static int op_munmap(struct command *c, int arg)
+/* What takes nothing but a range: munmap() and the like */
+static int op_call(struct command *c, int nr)
 {
-	return result(munmap(at(c->first), bytes(c)));
+	return result(syscall(nr, at(c->first), bytes(c)));
 }
 
 /* To anywhere in the arena; old length 0 maps shared memory once more. */
@@ -284,32 +248,15 @@ static int op_madvise(struct command *c, int advice)
 	return result(madvise(at(c->first), bytes(c), advice));
 }
 
-static int op_mlock(struct command *c, int lock)
-{
-	return result(lock ? mlock(at(c->first), bytes(c)) : munlock(at(c->first), bytes(c)));
-}
-
 static void on_fault(int sig)
 {
 	siglongjmp(fault_env, sig);
 }
 
 /*
- * Few different values, so that there is something for KSM. Return: false if
- * that faulted.
+ * What is not mapped, or not so, is left out. Few different values, so that there is
+ * something for KSM.
  */
-static bool touch(char *addr, int value)
-{
-	if (sigsetjmp(fault_env, 1))
-		return false;
-	if (value)
-		__atomic_store_n(addr, value, __ATOMIC_RELAXED);
-	else
-		FORCE_READ(*addr);
-	return true;
-}
-
-/* What is not mapped, or not so, is left out. */
 static int op_touch(struct command *c, int write)
 {
 	const unsigned int steps[] = { 1, 1, 2, 16 };
@@ -319,9 +266,13 @@ static int op_touch(struct command *c, int write)
 	signal(SIGSEGV, on_fault);
 	signal(SIGBUS, on_fault);
 	for (i = 0; i < c->pages; i += step) {
-		if (!touch(at(c->first + i), write ? 1 + c->arg[1] % 3 : 0)) {
+		if (sigsetjmp(fault_env, 1)) {
 			faults++;
 			i += 7 * step;
+		} else if (write) {
+			__atomic_store_n(at(c->first + i), 1 + c->arg[1] % 3, __ATOMIC_RELAXED);
+		} else {
+			FORCE_READ(*at(c->first + i));
 		}
 	}
 	signal(SIGSEGV, SIG_DFL);
@@ -329,20 +280,13 @@ static int op_touch(struct command *c, int write)
 	return faults ? -EFAULT : 0;
 }
 
-/* One pin at a time, and one pipe; children do not keep those of a parent. */
-static void unpin(void)
-{
-	close(pin_fd);
-	close(pipe_fd[0]);
-	close(pipe_fd[1]);
-	pin_fd = -1;
-	pipe_fd[0] = -1;
-	pipe_fd[1] = -1;
-}
-
+/* One pin at a time, or one pipe; children do not keep those of a parent. */
 static int op_unpin(struct command *c, int arg)
 {
-	unpin();
+	close(held[0]);
+	close(held[1]);
+	held[0] = -1;
+	held[1] = -1;
 	return 0;
 }
 
@@ -359,19 +303,19 @@ static int op_pin(struct command *c, int arg)
 			 (c->arg[0] & PIN_LONGTERM_TEST_FLAG_USE_FAST),
 	};
 
-	unpin();
-	pin_fd = open(GUP_TEST, O_RDWR | O_CLOEXEC);
-	return pin_fd < 0 ? -errno : result(ioctl(pin_fd, PIN_LONGTERM_TEST_START, &args));
+	op_unpin(c, 0);
+	held[0] = open(GUP_TEST, O_RDWR | O_CLOEXEC);
+	return result(held[0] < 0 ? -1 : ioctl(held[0], PIN_LONGTERM_TEST_START, &args));
 }
 
 static int op_splice(struct command *c, int arg)
 {
 	struct iovec iov = { at(c->first), bytes(c) };
 
-	unpin();
-	if (pipe2(pipe_fd, O_NONBLOCK | O_CLOEXEC))
+	op_unpin(c, 0);
+	if (pipe2(held, O_NONBLOCK | O_CLOEXEC))
 		return -errno;
-	return result(vmsplice(pipe_fd[1], &iov, 1, SPLICE_F_NONBLOCK));
+	return result(vmsplice(held[1], &iov, 1, SPLICE_F_NONBLOCK));
 }
 
 static int op_migrate(struct command *c, int flags)
@@ -388,14 +332,6 @@ static int op_migrate(struct command *c, int flags)
 			      flags));
 }
 
-static int op_migrate_all(struct command *c, int arg)
-{
-	unsigned long from = 1UL << c->arg[0] % setup->nr_nodes;
-	unsigned long to = 1UL << c->arg[1] % setup->nr_nodes;
-
-	return result(syscall(__NR_migrate_pages, 0, 8 * sizeof(long), &from, &to));
-}
-
 /* To small folios, as the kernel warns of other orders in the swap cache. */
 static int op_split(struct command *c, int arg)
 {
@@ -409,55 +345,50 @@ static int op_ksm(struct command *c, int arg)
 	long end = ksm_get_full_scans() + 4;
 	unsigned int tries;
 
-	if (madvise(at(c->first), bytes(c), MADV_MERGEABLE) ||
-	    !put(KSM_SYSFS "/run", "1"))
+	if (madvise(at(c->first), bytes(c), MADV_MERGEABLE) || !put(KSM_SYSFS "/run", "1"))
 		return -errno;
 	for (tries = 0; ksm_get_full_scans() < end && tries < 400; tries++)
 		usleep(5000);
 	/* Twice, where an allocation fails: it must not go on. */
-	return ksm_stop() ? ksm_stop() : 0;
+	return put(KSM_SYSFS "/run", "0") || put(KSM_SYSFS "/run", "0") ? 0 : -errno;
 }
 
 static int op_ksm_undo(struct command *c, int arg)
 {
-	return put(KSM_SYSFS "/run", "2") && put(KSM_SYSFS "/run", "0") ? 0 :
-		-errno;
+	return ksm_stop();
 }
 
 static int op_uffd_move(struct command *c, int arg)
 {
+	char *to = at(c->arg[0] % (setup->nr_pages - c->pages + 1));
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_MOVE };
 	struct uffdio_move move = {
-		.dst = (uintptr_t)at(c->arg[0] % (setup->nr_pages - c->pages + 1)),
+		.dst = (uintptr_t)to,
 		.src = (uintptr_t)at(c->first),
 		.len = bytes(c),
 		.mode = UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES,
 	};
-	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_MOVE };
-	int uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK), err;
+	int uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK), err = 0;
 
-	if (uffd < 0)
-		return -errno;
-	madvise((void *)(uintptr_t)move.dst, move.len, MADV_DONTNEED);
-	err = result(ioctl(uffd, UFFDIO_API, &api));
-	if (!err)
-		err = uffd_register(uffd, (void *)(uintptr_t)move.dst, move.len, true, false,
-				    false);
-	if (!err)
-		err = result(ioctl(uffd, UFFDIO_MOVE, &move));
+	madvise(to, bytes(c), MADV_DONTNEED);
+	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api) ||
+	    uffd_register(uffd, to, bytes(c), true, false, false) ||
+	    ioctl(uffd, UFFDIO_MOVE, &move))
+		err = -errno;
 	close(uffd);
 	return err;
 }
 
 static int some_file(const struct command *c)
 {
-	return setup->fd[c->arg[0] % NR_FILES];
+	return setup->fd[SHMEM + c->arg[0] % (NR_FILES - SHMEM)];
 }
 
 /* Part of the file goes, and most of the time comes back, empty. */
 static int op_truncate(struct command *c, int arg)
 {
 	int fd = some_file(c), err;
-	off_t len = (off_t)c->first * psize() % file_size();
+	off_t len = file_offset(c);
 
 	if (fd == setup->fd[HUGETLB])
 		len -= len % setup->block;
@@ -469,52 +400,32 @@ static int op_truncate(struct command *c, int arg)
 
 static int op_fallocate(struct command *c, int mode)
 {
-	off_t off = (off_t)c->first * psize() % file_size();
-
-	return result(fallocate(some_file(c), mode, off, bytes(c)));
+	return result(fallocate(some_file(c), mode, file_offset(c), bytes(c)));
 }
 
 static int op_pwrite(struct command *c, int arg)
 {
 	static char buf[256 << 10];
-	off_t off = (off_t)c->first * psize() % file_size();
-	size_t len = MIN(bytes(c), MIN(sizeof(buf), (size_t)(file_size() - off)));
+	const size_t len = MIN(sizeof(buf), file_size() - file_offset(c));
 
 	memset(buf, c->arg[1], sizeof(buf));
-	return result(pwrite(some_file(c), buf, len, off));
+	return result(pwrite(some_file(c), buf, MIN(bytes(c), len), file_offset(c)));
 }
 
-/* Which sizes the kernel may choose from, now. */
-static void set_sizes(unsigned long anon, unsigned long shmem)
-{
-	char path[64];
-	unsigned int i;
-
-	for (i = 0; i < NR_ORDERS; i++) {
-		snprintf(path, sizeof(path), "hugepages-%ukB/enabled", (psize() >> 10) << i);
-		if (setup->orders & 1UL << i)
-			thp_write_string(path, anon & 1UL << i ? "madvise" : "never");
-		snprintf(path, sizeof(path), "hugepages-%ukB/shmem_enabled", (psize() >> 10) << i);
-		if (setup->shmem_orders & 1UL << i)
-			thp_write_string(path, shmem & 1UL << i ? "advise" : "never");
-	}
-}
-
+/* Which sizes the kernel may choose from, now. Not all of them exist. */
 static int op_sizes(struct command *c, int arg)
 {
-	set_sizes(c->arg[0], c->arg[1]);
+	unsigned int i, kib;
+	char path[96];
+
+	for (i = 0; i < NR_ORDERS; i++) {
+		kib = (psize() >> 10) << i;
+		snprintf(path, sizeof(path), THP_SYSFS "/hugepages-%ukB/enabled", kib);
+		put(path, c->arg[0] & 1U << i ? "madvise" : "never");
+		snprintf(path, sizeof(path), THP_SYSFS "/hugepages-%ukB/shmem_enabled", kib);
+		put(path, c->arg[1] & 1U << i ? "advise" : "never");
+	}
 	return 0;
-}
-
-static int op_execute(struct command *c, int arg)
-{
-	char me[16], fd[16];
-	char *const argv[] = { "folio_mapcount_fuzz", "--worker", me, fd, NULL };
-
-	snprintf(me, sizeof(me), "%d", self);
-	snprintf(fd, sizeof(fd), "%d", setup->self_fd);
-	execv("/proc/self/exe", argv);
-	return -errno;
 }
 
 /* All are children of the master, so that it can wait for each. */
@@ -524,24 +435,26 @@ static int op_clone(struct command *c, int arg)
 	pid_t pid = syscall(__NR_clone3, &args, sizeof(args));
 
 	if (!pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		self = c->child;
-		unpin();
+		op_unpin(c, 0);
+		serve(c->child);
 	}
 	return pid < 0 ? -errno : pid;
 }
 
-static int op_leave(struct command *c, int arg)
+static int op_leave(struct command *c, int exec)
 {
+	if (exec)
+		execl("/proc/self/exe", "folio_mapcount_fuzz", "--exit", NULL);
 	_exit(0);
 }
 
 enum special {
 	ORDINARY,
 	FORK,
-	EXIT,		/* from here on, allocations do not fail */
-	EXEC,
+	EXIT,		/* where allocations do not fail */
 };
+
+#define ADVICE(advice, weight)	{ #advice, op_madvise, MADV_##advice, weight }
 
 static const struct op {
 	const char *name;
@@ -552,54 +465,33 @@ static const struct op {
 } ops[] = {
 	{ "map anon", op_map, MAP_PRIVATE | MAP_ANONYMOUS, 30 },
 	{ "map anon shared", op_map, MAP_SHARED | MAP_ANONYMOUS, 4 },
-	{ "map shmem", op_map, MAP_SHARED | FILE_OF(SHMEM), 10 },
+	{ "map shmem", op_map, MAP_SHARED | SHMEM << FILE_SHIFT, 10 },
 	{ "map shmem twice", op_map_twice, 0, 6 },
-	{ "map shmem private", op_map, MAP_PRIVATE | FILE_OF(SHMEM), 6 },
-	{ "map file", op_map, MAP_SHARED | FILE_OF(DISK), 8 },
-	{ "map file private", op_map, MAP_PRIVATE | FILE_OF(DISK), 8 },
-	{ "map hugetlb", op_map, MAP_SHARED | FILE_OF(HUGETLB), 3 },
+	{ "map shmem private", op_map, MAP_PRIVATE | SHMEM << FILE_SHIFT, 6 },
+	{ "map file", op_map, MAP_SHARED | DISK << FILE_SHIFT, 8 },
+	{ "map file private", op_map, MAP_PRIVATE | DISK << FILE_SHIFT, 8 },
+	{ "map hugetlb", op_map, MAP_SHARED | HUGETLB << FILE_SHIFT, 3 },
 	{ "map hugetlb private", op_map, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, 3 },
-	{ "write", op_touch, 1, 50 },
-	{ "read", op_touch, 0, 40 },
+	{ "write", op_touch, 1, 50 }, { "read", op_touch, 0, 40 },
 	{ "fork", op_clone, 0, 40, FORK },
-	{ "exit", op_leave, 0, 20, EXIT },
-	{ "exec", op_execute, 0, 4, EXEC },
-	{ "munmap", op_munmap, 0, 10 },
-	{ "mremap", op_mremap, 0, 24 },
-	{ "mremap, keep", op_mremap, MREMAP_DONTUNMAP, 6 },
+	{ "exit", op_leave, 0, 20, EXIT }, { "exec", op_leave, 1, 4, EXIT },
+	{ "munmap", op_call, __NR_munmap, 10 },
+	{ "mremap", op_mremap, 0, 24 }, { "mremap, keep", op_mremap, MREMAP_DONTUNMAP, 6 },
 	{ "mprotect read", op_mprotect, PROT_READ, 10 },
 	{ "mprotect none", op_mprotect, PROT_NONE, 3 },
 	{ "mprotect write", op_mprotect, PROT_READ | PROT_WRITE, 16 },
-	{ "dontneed", op_madvise, MADV_DONTNEED, 16 },
-	{ "free", op_madvise, MADV_FREE, 6 },
-	{ "cold", op_madvise, MADV_COLD, 6 },
-	{ "pageout", op_madvise, MADV_PAGEOUT, 16 },
-	{ "collapse", op_madvise, MADV_COLLAPSE, 16 },
-	{ "hugepage", op_madvise, MADV_HUGEPAGE, 8 },
-	{ "nohugepage", op_madvise, MADV_NOHUGEPAGE, 4 },
-	{ "populate read", op_madvise, MADV_POPULATE_READ, 6 },
-	{ "populate write", op_madvise, MADV_POPULATE_WRITE, 6 },
-	{ "willneed", op_madvise, MADV_WILLNEED, 4 },
-	{ "remove", op_madvise, MADV_REMOVE, 4 },
-	{ "dontfork", op_madvise, MADV_DONTFORK, 1 },
-	{ "dofork", op_madvise, MADV_DOFORK, 4 },
-	{ "wipeonfork", op_madvise, MADV_WIPEONFORK, 1 },
-	{ "keeponfork", op_madvise, MADV_KEEPONFORK, 4 },
-	{ "unmergeable", op_madvise, MADV_UNMERGEABLE, 3 },
-	{ "guard install", op_madvise, MADV_GUARD_INSTALL, 2 },
-	{ "guard remove", op_madvise, MADV_GUARD_REMOVE, 4 },
-	{ "mlock", op_mlock, 1, 4 },
-	{ "munlock", op_mlock, 0, 6 },
-	{ "ksm", op_ksm, 0, 3 },
-	{ "ksm undo", op_ksm_undo, 0, 1 },
-	{ "uffd move", op_uffd_move, 0, 12 },
-	{ "split", op_split, 0, 12 },
+	ADVICE(DONTNEED, 16), ADVICE(FREE, 6), ADVICE(COLD, 6), ADVICE(PAGEOUT, 16),
+	ADVICE(COLLAPSE, 16), ADVICE(HUGEPAGE, 8), ADVICE(NOHUGEPAGE, 4),
+	ADVICE(POPULATE_READ, 6), ADVICE(POPULATE_WRITE, 6), ADVICE(WILLNEED, 4),
+	ADVICE(REMOVE, 4), ADVICE(DONTFORK, 1), ADVICE(DOFORK, 4), ADVICE(WIPEONFORK, 1),
+	ADVICE(KEEPONFORK, 4), ADVICE(UNMERGEABLE, 3), ADVICE(GUARD_INSTALL, 2),
+	ADVICE(GUARD_REMOVE, 4),
+	{ "mlock", op_call, __NR_mlock, 4 }, { "munlock", op_call, __NR_munlock, 6 },
+	{ "ksm", op_ksm, 0, 3 }, { "ksm undo", op_ksm_undo, 0, 1 },
+	{ "uffd move", op_uffd_move, 0, 12 }, { "split", op_split, 0, 12 },
 	{ "move_pages", op_migrate, MPOL_MF_MOVE, 8 },
 	{ "move_pages, shared", op_migrate, MPOL_MF_MOVE_ALL, 8 },
-	{ "migrate_pages", op_migrate_all, 0, 3 },
-	{ "pin", op_pin, 0, 10 },
-	{ "vmsplice", op_splice, 0, 6 },
-	{ "unpin", op_unpin, 0, 10 },
+	{ "pin", op_pin, 0, 10 }, { "vmsplice", op_splice, 0, 6 }, { "unpin", op_unpin, 0, 10 },
 	{ "truncate", op_truncate, 0, 4 },
 	{ "punch hole", op_fallocate, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 6 },
 	{ "fallocate", op_fallocate, FALLOC_FL_KEEP_SIZE, 4 },
@@ -608,69 +500,37 @@ static const struct op {
 };
 
 /*
- * Have one allocation of the operation fail. A page fault that this hits is tried again;
- * exec() would be killed, so it is spared.
+ * In a worker: run a command. Have one allocation of it fail, on request. A page fault that
+ * this hits is tried again; exec() would be killed, so it is spared.
  */
-static int run_failing(struct command *c)
+static long run_op(long nr, long unused)
 {
-	int fd = open(FAIL_NTH, O_RDWR | O_CLOEXEC), err;
+	struct command *c = &setup->history[nr];
 	char left[16] = "";
+	int fd, err;
 
+	if (!c->fail)
+		return ops[c->op].run(c, ops[c->op].arg);
+	fd = open(FAIL_NTH, O_RDWR | O_CLOEXEC);
 	if (fd < 0 || dprintf(fd, "%u", c->fail) < 0)
 		_exit(1);
 	err = ops[c->op].run(c, ops[c->op].arg);
-	if (self == (int)c->who) {	/* and no child of that */
-		c->failed = pread(fd, left, sizeof(left) - 1, 0) > 0 && !atoi(left);
-		pwrite(fd, "0", 1, 0);
-	}
+	c->failed = pread(fd, left, sizeof(left) - 1, 0) > 0 && !atoi(left);
+	pwrite(fd, "0", 1, 0);
 	close(fd);
 	return err;
-}
-
-/* The first answer, of a new worker, says that it is ready. */
-static void __noreturn worker_run(void)
-{
-	struct command *c;
-	struct call call;
-	long ret = 0;
-
-	while (write(actor[self].reply[1], &ret, sizeof(ret)) == sizeof(ret) &&
-	       read(actor[self].cmd[0], &call, sizeof(call)) == sizeof(call)) {
-		c = &setup->history[call.a];
-		ret = c->fail ? run_failing(c) : ops[c->op].run(c, ops[c->op].arg);
-		/* The child answers, too; its parent's answer is for the parent. */
-		if (self != (int)c->who)
-			ret = 0;
-	}
-	_exit(1);
-}
-
-/* A worker that is not forked begins with one area in all of the arena. */
-static void __noreturn worker_main(char **argv)
-{
-	self = atoi(argv[2]);
-	setup = mmap(NULL, sizeof(*setup), PROT_READ | PROT_WRITE, MAP_SHARED, atoi(argv[3]), 0);
-	if (setup == MAP_FAILED)
-		_exit(1);
-	memcpy(actor, setup->actor, sizeof(actor));
-	if (mmap(at(0), setup->nr_pages * psize(), PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) != at(0))
-		_exit(1);
-	madvise(at(0), setup->nr_pages * psize(), MADV_HUGEPAGE);
-	worker_run();
 }
 
 /* The sequence of commands */
 
 static unsigned int draw_op(uint64_t *state)
 {
-	unsigned int i, sum = 0;
-	int pick;
+	unsigned int i, pick, sum = 0;
 
 	for (i = 0; i < ARRAY_SIZE(ops); i++)
 		sum += ops[i].weight;
 	pick = random_below(state, sum);
-	for (i = 0; pick >= (int)ops[i].weight; i++)
+	for (i = 0; pick >= ops[i].weight; i++)
 		pick -= ops[i].weight;
 	return i;
 }
@@ -718,52 +578,6 @@ static void print_command(const struct command *c)
 
 /* The workers: actors 1 to opt.workers, all of them children of the master */
 
-static void add_worker(int w, pid_t pid)
-{
-	actor[w].pid = pid;
-	actor[w].pidfd = syscall(__NR_pidfd_open, pid, 0);
-	if (pid < 0 || actor[w].pidfd < 0)
-		die("no process: %s", strerror(errno));
-	wait_reply(w);
-}
-
-/* By exec(), so that it shares no memory with us. */
-static void start_worker(int w)
-{
-	pid_t pid = fork();
-
-	if (!pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		self = w;
-		op_execute(NULL, 0);
-		_exit(1);
-	}
-	add_worker(w, pid);
-}
-
-static void finish_command(int w)
-{
-	struct command *c = master.doing[w];
-	long ret;
-
-	if (!c)
-		return;
-	master.doing[w] = NULL;
-	ret = wait_reply(w);
-	c->err = MIN(ret, 0);
-	master.failures += c->failed;
-	if (ret > 0)
-		add_worker(c->child, ret);
-}
-
-static void finish_all(void)
-{
-	unsigned int w;
-
-	for (w = 1; w <= opt.workers; w++)
-		finish_command(w);
-}
-
 /* A dead one is represented by the next; where all are dead, life begins anew. */
 static void choose_worker(struct command *c)
 {
@@ -771,37 +585,40 @@ static void choose_worker(struct command *c)
 
 	for (i = 0; i < opt.workers; i++) {
 		w = 1 + (c->who - 1 + i) % opt.workers;
-		finish_command(w);
 		if (actor[w].pid) {
 			c->who = w;
 			return;
 		}
 	}
-	start_worker(c->who);
+	spawn(SELF, c->who);
 }
 
 static void run_command(unsigned int nr)
 {
 	struct command *c = &setup->history[master.nr_history];
 	enum special special;
+	long ret;
 
 	draw(nr, c);
 	choose_worker(c);
 	special = ops[c->op].special;
-	if (special == FORK) {
-		finish_command(c->child);
-		if (actor[c->child].pid)
-			return;
-	}
+	if (special == FORK && actor[c->child].pid)
+		return;
 	master.commands++;
-	send_call(c->who, NULL, master.nr_history++, 0);
+	send_call(c->who, run_op, master.nr_history++, 0);
 	if (special == EXIT) {
 		await_end(c->who);
 		return;
 	}
-	master.doing[c->who] = c;
-	if (!opt.concurrent || special == FORK)
-		finish_command(c->who);
+	ret = wait_reply(c->who);
+	c->err = MIN(ret, 0);
+	master.failures += c->failed;
+	if (ret > 0) {
+		actor[c->child].pid = ret;
+		actor[c->child].pidfd = syscall(__NR_pidfd_open, actor[c->child].pid, 0);
+		if (actor[c->child].pidfd < 0)
+			die("pidfd_open: %s", strerror(errno));
+	}
 }
 
 /* What the figures ought to be */
@@ -820,11 +637,6 @@ static void add_bounds(struct bounds *sum, struct bounds b, long long factor)
 static const struct folio *page_folio(const struct page *page)
 {
 	return &truth.folio[page->folio];
-}
-
-static bool is_hugetlb(const struct folio *folio)
-{
-	return folio->flags & KPF_HUGE;
 }
 
 static unsigned int page_count(const struct page *page)
@@ -875,26 +687,16 @@ static struct bounds private_bounds(const struct page *page)
 {
 	const struct folio *folio = page_folio(page);
 
-	if (!estimates || is_hugetlb(folio) || folio->nr == 1 ||
+	if (!estimates || folio->flags & KPF_HUGE || folio->nr == 1 ||
 	    folio->ptes + folio->pmds == 1)
 		return exactly(page_count(page) == 1);
 	return (struct bounds) { 0, page->owner != OWNER_MANY };
 }
 
-/* Where pages are counted exactly, a PMD is judged by its first page. */
-static struct bounds exclusive_bounds(const struct mapping *m)
-{
-	const struct page *page = &truth.page[m->page];
-
-	if (m->pmd && !estimates)
-		page -= m->pfn % setup->block_pages;
-	return private_bounds(page);
-}
-
 static void sum_mapping(const struct mapping *m)
 {
 	const struct page *page = &truth.page[m->page];
-	const bool hugetlb = is_hugetlb(page_folio(page));
+	const bool hugetlb = page_folio(page)->flags & KPF_HUGE;
 	struct bounds private = private_bounds(page);
 	struct bounds shared = { 1 - private.hi, 1 - private.lo };
 	struct bounds *sum = truth.vma[m->vma].sum;
@@ -914,7 +716,7 @@ static void sum_folio(const struct folio *folio)
 	const bool ours = master.cgroup_ino && folio->cgroup == master.cgroup_ino;
 	struct bounds mapped = estimates ? estimate(folio) : exactly(folio->mapped);
 
-	if (is_hugetlb(folio) || folio->flags & KPF_ZERO_PAGE)
+	if (folio->flags & (KPF_HUGE | KPF_ZERO_PAGE))
 		return;
 	add_bounds(&sums[folio->anon ? FIG_ANON : FIG_FILE], mapped, 1);
 	add_bounds(&sums[folio->anon ? FIG_CG_ANON : FIG_CG_FILE], mapped, ours);
@@ -930,43 +732,26 @@ static void sum_folio(const struct folio *folio)
 	}
 }
 
-/* What the counters are */
-
-/* The number after a key that begins a line */
-static long long text_value(const char *key)
-{
-	const char *line = truth.text;
-	size_t len = strlen(key);
-
-	while (line && (strncmp(line, key, len) || line[len] != ' ')) {
-		line = strchr(line, '\n');
-		line += !!line;
-	}
-	return line ? atoll(line + len) : 0;
-}
-
 static void take_snapshot(void)
 {
 	enum figure f;
 
 	truth_scan();
 	fold_vmstat();
-	read_text("/proc/vmstat");
 	for (f = FIG_ANON; f < FIG_CG_ANON; f++)
-		counters[f] = text_value(figures[f] + strlen("vmstat "));
-	read_text(cgroup_file("memory.stat"));
+		counters[f] = read_key("/proc/vmstat", figures[f] + strlen("vmstat "));
 	for (f = FIG_CG_ANON; f < NR_FIGURES && master.cgroup_ino; f++)
-		counters[f] = text_value(figures[f] + strlen("memory.stat ")) / psize();
+		counters[f] = read_key(cgroup_file("memory.stat"),
+				       figures[f] + strlen("memory.stat ")) / psize();
 	count_all();
 }
 
 /* Comparing */
 
 static struct {
-	unsigned int compared[NR_FIGURES];
-	unsigned int differs[NR_FIGURES];
-	unsigned int total;
-	bool verbose;
+	unsigned int differ;		/* figures */
+	unsigned int differ_exact;	/* of these, all but memory.stat */
+	bool report;
 } judged;
 
 static void print_mismatch(enum figure f, long long kernel, struct bounds b,
@@ -988,13 +773,18 @@ static void print_mismatch(enum figure f, long long kernel, struct bounds b,
 static void compare(enum figure f, long long kernel, struct bounds b, const struct vma *vma,
 		    const struct page *page)
 {
-	judged.compared[f]++;
-	if (kernel >= b.lo && kernel <= b.hi)
+	const bool ok = kernel >= b.lo && kernel <= b.hi;
+
+	if (judged.report) {
+		compared[f]++;
+		differs[f] += !ok;
+	}
+	if (ok)
 		return;
-	judged.differs[f]++;
-	if (judged.verbose && judged.total < 4)
+	if (judged.report && judged.differ < 4)
 		print_mismatch(f, kernel, b, vma, page);
-	judged.total++;
+	judged.differ++;
+	judged.differ_exact += f < FIG_CG_ANON;
 }
 
 static void judge_pages(void)
@@ -1011,16 +801,19 @@ static void judge_pages(void)
 	}
 }
 
+/* Where pages are counted exactly, a PMD's bit 56 is judged by its first page. */
 static void judge_mappings(void)
 {
+	const struct page *page, *first;
 	const struct mapping *m;
-	const struct page *page;
 
 	for (m = truth.map; m < &truth.map[truth.nr_map]; m++) {
 		page = &truth.page[m->page];
 		if (page_folio(page)->flags & KPF_ZERO_PAGE)
 			continue;
-		compare(FIG_EXCLUSIVE, m->exclusive, exclusive_bounds(m), &truth.vma[m->vma], page);
+		first = m->pmd && !estimates ? page - m->pfn % setup->block_pages : page;
+		compare(FIG_EXCLUSIVE, m->exclusive, private_bounds(first), &truth.vma[m->vma],
+			page);
 		sum_mapping(m);
 	}
 }
@@ -1029,16 +822,9 @@ static void judge_mappings(void)
  * No process has more to itself than its share, or a share of more than it maps. Where
  * 32-bit kernels lose some, Pss is not bounded from below.
  */
-static struct bounds uss_bounds(const struct vma *vma)
-{
-	return (struct bounds) {
-		.lo = estimates || sizeof(long) == 8 ? vma->kib[SMAPS_PRIVATE] : 0,
-		.hi = vma->kib[SMAPS_RSS],
-	};
-}
-
 static void judge_vmas(void)
 {
+	const bool loses = !estimates && sizeof(long) == 4;
 	struct vma *vma;
 	unsigned int i;
 
@@ -1049,7 +835,9 @@ static void judge_vmas(void)
 		vma->sum[SMAPS_PSS].hi >>= PSS_SHIFT + 10;
 		for (i = 0; i < NR_SMAPS; i++)
 			compare(FIG_RSS + i, vma->kib[i], vma->sum[i], vma, NULL);
-		compare(FIG_USS, vma->kib[SMAPS_PSS], uss_bounds(vma), vma, NULL);
+		compare(FIG_USS, vma->kib[SMAPS_PSS],
+			(struct bounds) { loses ? 0 : vma->kib[SMAPS_PRIVATE],
+					  vma->kib[SMAPS_RSS] }, vma, NULL);
 		counters[FIG_PSS_SUM] += vma->kib[SMAPS_PSS];
 		pss_lost += 2;	/* it is rounded down */
 	}
@@ -1076,13 +864,13 @@ static void judge_counters(bool flushed)
 	}
 }
 
-/* Memory.stat is exact only if @flushed. */
-static void judge(bool flushed, bool verbose)
+/* Memory.stat is exact only if @flushed. Only what is to be reported counts in the end. */
+static void judge(bool flushed, bool report)
 {
 	unsigned int i;
 
 	memset(&judged, 0, sizeof(judged));
-	judged.verbose = verbose;
+	judged.report = report;
 	memset(sums, 0, sizeof(sums));
 	counters[FIG_PSS_SUM] = 0;
 	pss_lost = 0;
@@ -1096,50 +884,31 @@ static void judge(bool flushed, bool verbose)
 	judge_counters(flushed);
 }
 
-static bool only_memcg_differs(void)
-{
-	enum figure f;
-
-	for (f = 0; f < FIG_CG_ANON; f++)
-		if (judged.differs[f])
-			return false;
-	return true;
-}
-
 /*
  * Looks again before it complains: a first look may itself disturb, as it may
  * copy pages on write; and what is freed late may be on its way.
  */
 static bool look(bool flushed)
 {
-	unsigned int tries = 0, max = NR_TRIES;
+	unsigned int tries = 0, max;
 
 	do {
 		if (tries)
-			usleep(max == NR_TRIES ? TRY_US : TRY_US_FLUSH);
+			usleep(TRY_US);
 		take_snapshot();
 		judge(flushed, false);
-		max = flushed && only_memcg_differs() ? NR_TRIES_FLUSH : NR_TRIES;
-	} while (judged.total && ++tries < max);
-	return !judged.total;
+		max = flushed && !judged.differ_exact ? NR_TRIES_FLUSH : NR_TRIES;
+	} while (judged.differ && ++tries < max);
+	return !judged.differ;
 }
 
 /* A quiescent point. Return: false if anything differs. */
 static bool check(bool quiet)
 {
-	bool flushed = !(master.points++ % FLUSH_EVERY), ok;
-	unsigned int i;
+	const bool flushed = !(master.points++ % FLUSH_EVERY), ok = look(flushed);
 
-	finish_all();
-	ok = look(flushed);
-	if (quiet)
-		return ok;
-	if (!ok)
+	if (!quiet)
 		judge(flushed, true);
-	for (i = 0; i < NR_FIGURES; i++) {
-		compared[i] += judged.compared[i];
-		differs[i] += judged.differs[i];
-	}
 	return ok;
 }
 
@@ -1165,47 +934,28 @@ static int open_file(void)
 	return fd;
 }
 
-static void begin_episode(void)
-{
-	setup->fd[SHMEM] = open_memfd("folio_mapcount_fuzz", 0, file_size());
-	setup->fd[HUGETLB] = open_memfd("folio_mapcount_fuzz", MFD_HUGETLB, file_size());
-	setup->fd[DISK] = open_file();
-	set_sizes(-1UL, -1UL);
-	master.nr_history = 0;
-}
-
-static void end_episode(void)
-{
-	unsigned int i;
-
-	finish_all();
-	kill_actors();
-	for (i = 0; i < NR_FILES; i++)
-		close(setup->fd[i]);
-}
-
-static time_t seconds(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec;
-}
-
 /* Return: how many commands it took until something differed; 0: nothing did. */
 static unsigned int run_episode(const unsigned int *list, unsigned int nr, bool quiet,
 				time_t end)
 {
+	struct command all_sizes = { .arg = { -1U, -1U } };
 	bool ok = true;
 	unsigned int i;
 
-	begin_episode();
-	for (i = 0; i < nr && ok && seconds() < end; i++) {
+	setup->fd[SHMEM] = open_memfd("folio_mapcount_fuzz", 0, file_size());
+	setup->fd[HUGETLB] = open_memfd("folio_mapcount_fuzz", MFD_HUGETLB, file_size());
+	setup->fd[DISK] = open_file();
+	op_sizes(&all_sizes, 0);
+	master.nr_history = 0;
+	for (i = 0; i < nr && ok && time(NULL) < end; i++) {
 		run_command(list[i]);
 		if (i + 1 == nr || (!quiet && (i + 1) % PER_POINT == 0))
 			ok = check(quiet);
 	}
-	end_episode();
+	kill_actors();
+	close(setup->fd[SHMEM]);
+	close(setup->fd[HUGETLB]);
+	close(setup->fd[DISK]);
 	if (ok)
 		ok = check(quiet);
 	return ok ? 0 : i;
@@ -1215,10 +965,10 @@ static unsigned int run_episode(const unsigned int *list, unsigned int nr, bool 
 static void shrink(unsigned int *list, unsigned int nr)
 {
 	unsigned int part[PER_EPISODE], chunk, from, cut;
-	time_t end = seconds() + SHRINK_S;
+	time_t end = time(NULL) + SHRINK_S;
 
 	for (chunk = (nr + 1) / 2; chunk; chunk = chunk > 1 ? (chunk + 1) / 2 : 0) {
-		for (from = 0; from < nr && seconds() < end;) {
+		for (from = 0; from < nr && time(NULL) < end;) {
 			cut = MIN(chunk, nr - from);
 			memcpy(part, list, from * sizeof(*part));
 			memcpy(part + from, list + from + cut, (nr - from - cut) * sizeof(*part));
@@ -1240,24 +990,18 @@ static void shrink(unsigned int *list, unsigned int nr)
 /* Until something differs. */
 static void run_episodes(void)
 {
-	time_t end = seconds() + opt.seconds, last = seconds();
 	unsigned int list[PER_EPISODE], i, nr;
+	time_t end = time(NULL) + opt.seconds;
 
-	for (; seconds() < end; master.episodes++, master.seed++) {
+	for (; time(NULL) < end; master.episodes++, master.seed++) {
 		for (i = 0; i < PER_EPISODE; i++)
 			list[i] = i;
 		nr = run_episode(list, PER_EPISODE, false, end);
 		if (nr) {
 			ksft_print_msg("with -s %llu\n", (unsigned long long)master.seed);
-			opt.concurrent = false;
 			shrink(list, nr);
 			return;
 		}
-		if (seconds() - last < PROGRESS_S)
-			continue;
-		last = seconds();
-		ksft_print_msg("%ld s left: %u episodes, %u commands, %u comparisons\n",
-			       (long)(end - last), master.episodes, master.commands, master.points);
 	}
 }
 
@@ -1281,26 +1025,33 @@ static void measure_others(void)
 	} while (memcmp(before, others, sizeof(before)) && ++tries < 10 * NR_TRIES);
 }
 
+/* A worker that is not forked by another begins with one area in all of the arena. */
 static void setup_memory(void)
 {
-	int fd = open_memfd("folio_mapcount_fuzz setup", 0, sizeof(*setup));
+	const int prot = PROT_READ | PROT_WRITE;
 	const char *reason;
+	size_t size;
 
-	setup = mmap(NULL, sizeof(*setup), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	setup = mmap(NULL, sizeof(*setup), prot, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (setup == MAP_FAILED)
-		die("memfd: %s", strerror(errno));
-	setup->self_fd = fd;
+		die("mmap: %s", strerror(errno));
+	setup->fd[ANON] = -1;
 	setup->block = read_pmd_pagesize();
 	if (!setup->block || setup->block > MAX_PMD_SIZE)
 		setup->block = 2UL << 20;
 	setup->block_pages = setup->block / psize();
 	setup->nr_pages = NR_BLOCKS * setup->block_pages;
 	setup->nr_nodes = access("/sys/devices/system/node/node1", F_OK) ? 1 : 2;
-	reason = truth_setup(setup->block_pages, ARENA_ADDRESS, NR_BLOCKS * setup->block);
+	size = NR_BLOCKS * setup->block;
+	reason = truth_setup(setup->block_pages, ARENA_ADDRESS, size);
 	if (reason)
 		ksft_exit_skip("%s\n", reason);
 	if (!fold_vmstat() || has_config("CONFIG_NO_PAGE_MAPCOUNT"))
 		ksft_exit_skip("no stat_refresh, or a kernel that shows averages\n");
+	if (mmap(at(0), size, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1,
+		 0) != at(0))
+		die("the arena: %s", strerror(errno));
+	madvise(at(0), size, MADV_HUGEPAGE);
 }
 
 /* Works without, too. */
@@ -1313,13 +1064,6 @@ static void setup_cgroup(void)
 		master.cgroup_ino = st.st_ino;
 	else
 		ksft_print_msg("no cgroup v2, so no memory.stat\n");
-}
-
-/* Restore the cgroups, however the test ends. */
-static void restore(void)
-{
-	kill_actors();
-	cgroup_leave();
 }
 
 /* Huge pages on request, and nothing that works in the background. */
@@ -1335,17 +1079,13 @@ static void setup_sysfs(void)
 		settings.shmem_enabled = SHMEM_ADVISE;
 		settings.khugepaged.scan_sleep_millisecs = 3600 * 1000;
 		thp_push_settings(&settings);
-		setup->orders = thp_supported_orders();
-		setup->shmem_orders = thp_shmem_supported_orders();
 	}
 	if (!hugetlb_setup_default(NR_HUGETLB))
 		ksft_print_msg("few hugetlb pages to be had\n");
-	if (!access(KSM_SYSFS "/run", W_OK)) {
-		keep(KSM_SYSFS "/pages_to_scan");
-		keep(KSM_SYSFS "/sleep_millisecs");
-		put(KSM_SYSFS "/pages_to_scan", "100000");
-		put(KSM_SYSFS "/sleep_millisecs", "1");
-	}
+	keep(KSM_SYSFS "/pages_to_scan");
+	keep(KSM_SYSFS "/sleep_millisecs");
+	put(KSM_SYSFS "/pages_to_scan", "100000");
+	put(KSM_SYSFS "/sleep_millisecs", "1");
 }
 
 /*
@@ -1354,37 +1094,14 @@ static void setup_sysfs(void)
  */
 static void setup_failures(void)
 {
-	static const char * const settings[][2] = {
-		{ "failslab/ignore-gfp-wait", "N" },
-		{ "failslab/verbose", "0" },
-		{ "fail_page_alloc/ignore-gfp-wait", "N" },
-		{ "fail_page_alloc/ignore-gfp-highmem", "N" },
-		{ "fail_page_alloc/min-order", "0" },
-		{ "fail_page_alloc/verbose", "0" },
-	};
-	char path[96];
-	unsigned int i;
-
-	if (access(FAIL_NTH, W_OK))
-		ksft_exit_skip("no %s: see Documentation/fault-injection\n", FAIL_NTH);
-	for (i = 0; i < ARRAY_SIZE(settings); i++) {
-		snprintf(path, sizeof(path), "/sys/kernel/debug/%s", settings[i][0]);
-		if (!put(path, settings[i][1]))
-			ksft_exit_skip("cannot set %s\n", path);
-	}
-}
-
-/* Workers inherit their ends of the pipes, and read EOF when the master is gone. */
-static void setup_pipes(void)
-{
-	int i;
-
-	make_actors();
-	for (i = 1; i < MAX_ACTORS; i++) {
-		fcntl(actor[i].cmd[0], F_SETFD, 0);
-		fcntl(actor[i].reply[1], F_SETFD, 0);
-	}
-	memcpy(setup->actor, actor, sizeof(actor));
+	if (access(FAIL_NTH, W_OK) ||
+	    !put(DEBUGFS "failslab/ignore-gfp-wait", "N") ||
+	    !put(DEBUGFS "failslab/verbose", "0") ||
+	    !put(DEBUGFS "fail_page_alloc/ignore-gfp-wait", "N") ||
+	    !put(DEBUGFS "fail_page_alloc/ignore-gfp-highmem", "N") ||
+	    !put(DEBUGFS "fail_page_alloc/min-order", "0") ||
+	    !put(DEBUGFS "fail_page_alloc/verbose", "0"))
+		ksft_exit_skip("no %s, or not all of Documentation/fault-injection\n", FAIL_NTH);
 }
 
 static void parse_options(int argc, char **argv)
@@ -1392,21 +1109,19 @@ static void parse_options(int argc, char **argv)
 	int c;
 
 	opt.seed = time(NULL) ^ getpid() << 16;
-	while ((c = getopt(argc, argv, "t:s:p:cFd:")) != -1) {
+	while ((c = getopt(argc, argv, "t:s:p:Fd:")) != -1) {
 		if (c == 't')
 			opt.seconds = atoi(optarg);
 		else if (c == 's')
 			opt.seed = strtoull(optarg, NULL, 0);
 		else if (c == 'p')
 			opt.workers = atoi(optarg);
-		else if (c == 'c')
-			opt.concurrent = true;
 		else if (c == 'F')
 			opt.fail = true;
 		else if (c == 'd')
 			opt.dir = optarg;
 		else
-			ksft_exit_fail_msg("-t SECONDS -s SEED -p PROCESSES -c -F -d DIR\n");
+			ksft_exit_fail_msg("-t SECONDS -s SEED -p PROCESSES -F -d DIR\n");
 	}
 	if (opt.workers < 2 || opt.workers > MAX_WORKERS)
 		ksft_exit_fail_msg("2 to %u processes\n", MAX_WORKERS);
@@ -1416,18 +1131,19 @@ int main(int argc, char **argv)
 {
 	unsigned int f;
 
-	if (argc == 4 && !strcmp(argv[1], "--worker"))
-		worker_main(argv);
+	if (argc == 2 && !strcmp(argv[1], "--exit"))
+		return 0;	/* a worker that exec() ends */
 	parse_options(argc, argv);
 	ksft_print_header();
 	setup_memory();
-	atexit(restore);
+	atexit(cgroup_leave);
+	atexit(kill_actors);
 	setup_cgroup();
 	setup_sysfs();
 	if (opt.fail)
 		setup_failures();
 	ksft_set_plan(NR_FIGURES);
-	setup_pipes();
+	make_actors();
 	estimates = read_key("/proc/vmstat", "thp_cow_adopt") >= 0;
 	measure_others();
 	master.seed = opt.seed;

@@ -123,27 +123,21 @@ static inline void check_room(unsigned int nr, unsigned int max)
 static inline bool read_text(const char *path)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t ret = -1;
 	size_t len = 0;
+	ssize_t ret;
 
-	while (fd >= 0 && (ret = read(fd, truth.text + len, TEXT_SIZE - 1 - len)) > 0)
+	while ((ret = read(fd, truth.text + len, TEXT_SIZE - 1 - len)) > 0)
 		len += ret;
-	if (fd >= 0)
-		close(fd);
+	close(fd);
 	truth.text[len] = '\0';
 	return ret >= 0;
 }
 
 static inline char *next_line(char **text)
 {
-	char *line = *text, *end;
+	char *line = strsep(text, "\n");
 
-	if (!*line)
-		return NULL;
-	end = strchrnul(line, '\n');
-	*text = *end ? end + 1 : end;
-	*end = '\0';
-	return line;
+	return line && *line ? line : NULL;
 }
 
 static inline void add_value(const char *line, const struct key *keys, unsigned int nr,
@@ -162,14 +156,13 @@ static inline void add_value(const char *line, const struct key *keys, unsigned 
 static inline struct vma *add_vma(pid_t pid, const char *line)
 {
 	struct vma *vma = &truth.vma[truth.nr_vmas++];
-	char name[64] = "";
 
 	check_room(truth.nr_vmas, MAX_VMAS);
 	*vma = (struct vma) { .pid = pid, .proc = truth.nr_procs };
-	if (sscanf(line, "%lx-%lx %*s %*s %*s %*s %63s", &vma->start, &vma->end, name) < 2)
+	if (sscanf(line, "%lx-%lx", &vma->start, &vma->end) < 2)
 		die("cannot parse smaps: %s", line);
 	vma->arena = vma->start - truth.arena < truth.arena_size;
-	vma->special = !strncmp(name, "[vv", 3) || !strncmp(name, "[vs", 3);
+	vma->special = strstr(line, " [vv") || strstr(line, " [vs");
 	return vma;
 }
 
@@ -250,8 +243,7 @@ static inline void scan_huge(const struct vma *vma, int fd, unsigned int first)
 	for (; r < nr && first < truth.nr_map; first++) {
 		while (r < nr && truth.map[first].addr >= vec[r].end)
 			r++;
-		if (r < nr && truth.map[first].addr >= vec[r].start)
-			truth.map[first].pmd = true;
+		truth.map[first].pmd = r < nr && truth.map[first].addr >= vec[r].start;
 	}
 }
 
@@ -276,7 +268,7 @@ static inline void scan_proc(pid_t pid)
 		return;		/* a kernel thread */
 	snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
-	for (; fd >= 0 && vma < &truth.vma[truth.nr_vmas]; vma++) {
+	for (; vma < &truth.vma[truth.nr_vmas]; vma++) {
 		if (!worth_scanning(vma))
 			continue;
 		first = truth.nr_map;
@@ -284,8 +276,7 @@ static inline void scan_proc(pid_t pid)
 		if (vma->arena || vma->kib[SMAPS_PMD])
 			scan_huge(vma, fd, first);
 	}
-	if (fd >= 0)
-		close(fd);
+	close(fd);
 	truth.nr_procs++;
 }
 

@@ -179,7 +179,7 @@ class Report:
                   + "; ".join(f"{op}: {self.some(op, pte)}" for op in
                               ("cow-vain-shared", "cow-vain-tables", "reuse-one-kernel", "pagemap-sparse", "cold-sparse")) + ".")
         redis = self.redis.cell(("after", "cpu_ms"))
-        self.line("9. redis after BGSAVE, time on a processor: " + (f"{redis.ratio:.3f}" + (
+        self.line("9. redis after BGSAVE, instructions: " + (f"{redis.ratio:.3f}" + (
             f" (base against base: {redis.low:.3f} to {redis.high:.3f})" if redis.high else "") if redis else "not measured")
             + ". Text of mm/ and fs/proc: " + ", ".join(
                 f"{now / before:.3f} ({arch})" for arch, before, now in self.text_sizes()) + ".")
@@ -266,14 +266,14 @@ class Report:
         self.line()
 
     def redis_table(self):
-        names = (("ms", "ms"), ("cpu_ms", "ms of redis on a processor"), ("minor_faults", "faults of redis"),
+        names = (("ms", "ms"), ("cpu_ms", "ms of redis on a processor, of 10 ms each"), ("minor_faults", "faults of redis"),
                  ("pgreuse", "of these, pages reused"), ("thp_cow_copy", "pages of large folios copied"))
         if not self.redis.keys():
             return
-        self.line("## redis, native")
+        self.line("## redis, in instructions")
         self.line()
         self.line("redis in THPs is written to while a child saves its data (BGSAVE), and further when the child has "
-                  "gone. Medians.")
+                  "gone. In QEMU: a millisecond is a million instructions. Medians.")
         self.line()
         self.line("| | | base | NO_PAGE_MAPCOUNT | ours | ratio | A/A |")
         self.line("|---" * 7 + "|")
@@ -401,7 +401,7 @@ class Report:
             self.line()
             self.lines += f.read().splitlines()
         self.line()
-        self.line("What the operations are: head of `folio_calls.c`. One figure is the least of all boots; the median with "
+        self.line("What User Mode Linux adds to native times, counted: `host-calls.md`. What the operations are: head of `folio_calls.c`. One figure is the least of all boots; the median with "
                   "more than one thread, and of redis.")
         self.line()
         self.line("### On bare metal, or under vng")

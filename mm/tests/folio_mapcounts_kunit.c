@@ -81,10 +81,8 @@ static void test_answers(struct kunit *test)
 	if (a->pmds && PMD_NR != NR)
 		kunit_skip(test, "PMDs map fewer pages here");
 	KUNIT_EXPECT_EQ(test, mapcounts_pages(mc), pages);
-	KUNIT_EXPECT_EQ(test, mapcounts_nr_mapped(mc, a->nr_pages, false),
-			a->nr_mapped);
-	KUNIT_EXPECT_EQ(test, mapcounts_nr_pmdmapped(mc, a->nr_pages),
-			a->nr_pmdmapped);
+	KUNIT_EXPECT_EQ(test, mapcounts_nr_mapped(mc, a->nr_pages, false), a->nr_mapped);
+	KUNIT_EXPECT_EQ(test, mapcounts_nr_pmdmapped(mc, a->nr_pages), a->nr_pmdmapped);
 	KUNIT_EXPECT_EQ(test, mapcounts_partial(mc, a->nr_pages), a->partial);
 	KUNIT_EXPECT_EQ(test, mapcounts_average(mc, a->nr_pages),
 			div64_u64((u64)pages + a->nr_pages - 1, a->nr_pages));
@@ -228,10 +226,8 @@ static void test_share_bounds(struct kunit *test)
 	const unsigned long nr_pages = SZ_16G >> 16;
 	const u64 size = (u64)8192 * SZ_64K << 12;
 
-	KUNIT_EXPECT_EQ(test, size,
-			mapcounts_share(make(0, 0, 0), nr_pages, false, size));
-	KUNIT_EXPECT_EQ(test, size,
-			mapcounts_share(make(8192, 0, 0), nr_pages, false, size));
+	KUNIT_EXPECT_EQ(test, size, mapcounts_share(make(0, 0, 0), nr_pages, false, size));
+	KUNIT_EXPECT_EQ(test, size, mapcounts_share(make(8192, 0, 0), nr_pages, false, size));
 	KUNIT_EXPECT_EQ(test, size / 2,
 			mapcounts_share(make(2 * nr_pages, 0, 0), nr_pages, false, size));
 	KUNIT_EXPECT_EQ(test, size >> 12,
@@ -259,8 +255,7 @@ static void test_valid(struct kunit *test)
 		const struct folio_mapcounts mc =
 			make(table[i].ptes, table[i].pmds, table[i].creator);
 
-		KUNIT_EXPECT_EQ_MSG(test, table[i].valid, mapcounts_valid(mc),
-				    "table[%d]", i);
+		KUNIT_EXPECT_EQ_MSG(test, table[i].valid, mapcounts_valid(mc), "table[%d]", i);
 	}
 }
 
@@ -301,8 +296,7 @@ KUNIT_ARRAY_PARAM_DESC(transitions, transitions_table, desc);
 static void test_transitions(struct kunit *test)
 {
 	const struct transition *t = test->param_value;
-	struct folio_mapcounts mc = make(t->before.ptes, t->before.pmds,
-				    t->before.creator);
+	struct folio_mapcounts mc = make(t->before.ptes, t->before.pmds, t->before.creator);
 	const u64 before = mc.val;
 
 	mc.val += mapcounts_delta(t->nr_ptes, t->nr_pmds, t->creator);
@@ -322,16 +316,14 @@ static void test_fields(struct kunit *test)
 	const u64 creator = MAPCOUNTS_CREATOR_MASK;
 
 	KUNIT_EXPECT_EQ(test, ptes | pmds | creator, ~0ULL);
-	KUNIT_EXPECT_EQ(test, (ptes & pmds) | (ptes & creator) |
-			(pmds & creator), 0ULL);
+	KUNIT_EXPECT_EQ(test, (ptes & pmds) | (ptes & creator) | (pmds & creator), 0ULL);
 	KUNIT_EXPECT_EQ(test, make(PTES_TOP, 0, 0).val, ptes);
 	KUNIT_EXPECT_EQ(test, make(0, PMDS_TOP, 0).val, pmds);
 	KUNIT_EXPECT_EQ(test, make(0, 0, CREATOR_TOP).val, creator);
 	/* What a page table can have, three times over, is exact. */
 	KUNIT_EXPECT_GE(test, CREATOR_TOP, 3 * NR);
 	/* At the bound, all fields are half full at most. */
-	KUNIT_EXPECT_EQ(test, mapcounts_bound_pages(make(0, PMDS_TOP / 2 + 1, 0)),
-			1UL << 30);
+	KUNIT_EXPECT_EQ(test, mapcounts_bound_pages(make(0, PMDS_TOP / 2 + 1, 0)), 1UL << 30);
 	KUNIT_EXPECT_GE(test, NR, PMD_NR);
 }
 

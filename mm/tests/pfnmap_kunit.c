@@ -316,8 +316,7 @@ static void expect_entries(struct kunit *test, struct mm_struct *mm, int nr, boo
 		expect_entry(test, mm, nr, writable);
 }
 
-static int fault(const struct pfnmap_ctx *c, struct mm_struct *mm, int i,
-		 unsigned int flags)
+static int fault(const struct pfnmap_ctx *c, struct mm_struct *mm, int i, unsigned int flags)
 {
 	int ret;
 

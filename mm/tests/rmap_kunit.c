@@ -103,8 +103,7 @@ static long node_sum(struct pglist_data *pgdat, enum node_stat_item item)
 	int cpu;
 
 	for_each_online_cpu(cpu)
-		sum += per_cpu_ptr(pgdat->per_cpu_nodestats,
-				   cpu)->vm_node_stat_diff[item];
+		sum += per_cpu_ptr(pgdat->per_cpu_nodestats, cpu)->vm_node_stat_diff[item];
 	return sum;
 }
 
@@ -980,8 +979,7 @@ static struct folio *new_file(struct kunit *test, unsigned int order)
 	struct rmap_ctx *c = test->priv;
 	struct folio *folio = new_folio(test, order);
 
-	c->file = anon_inode_create_getfile("[rmap_kunit]", &file_fops, c,
-					    O_RDONLY, NULL);
+	c->file = anon_inode_create_getfile("[rmap_kunit]", &file_fops, c, O_RDONLY, NULL);
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, c->file);
 	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, close_file, c->file));
 	/* Faults map nothing by PMDs that is not within i_size. */
@@ -1002,8 +1000,7 @@ static void map_pages(struct kunit *test, unsigned long addr, unsigned long firs
 	KUNIT_ASSERT_EQ(test, addr,
 			vm_mmap(c->file, addr, nr * PAGE_SIZE, PROT_READ,
 				MAP_SHARED | MAP_FIXED, first * PAGE_SIZE));
-	KUNIT_ASSERT_EQ(test, 0,
-			fault_in_readable((char __user *)addr, nr_read * PAGE_SIZE));
+	KUNIT_ASSERT_EQ(test, 0, fault_in_readable((char __user *)addr, nr_read * PAGE_SIZE));
 }
 
 /* A file that an MM maps twice, once by a PMD if there are, once by PTEs. */
@@ -1327,6 +1324,26 @@ static void test_thp(struct kunit *test)
 		check_mapcounts(test, ptes, pmds, i);
 		check_counts(test, ptes + pmds * HPAGE_PMD_NR, i);
 	}
+}
+
+/* A page that a device has for itself stays mapped, though its entry is not present. */
+static void test_device_exclusive(struct kunit *test)
+{
+	struct rmap_ctx *c = test->priv;
+	struct folio *folio = fault_thp(test);
+	struct page *page;
+
+	if (!IS_ENABLED(CONFIG_DEVICE_PRIVATE))
+		kunit_skip(test, "no device-exclusive entries in this kernel");
+	split_pmd(c);
+	mmap_read_lock(c->mms[0].mm);
+	page = make_device_exclusive(c->mms[0].mm, c->addr, c, &folio);
+	mmap_read_unlock(c->mms[0].mm);
+	KUNIT_ASSERT_FALSE(test, IS_ERR(page));
+	expect_mapcounts(test, HPAGE_PMD_NR, 0);
+	folio_unlock(folio);
+	expect_kpagecount(test, 0, 2, 1);
+	folio_put(folio);
 }
 
 /* At the bound, fork() of a PMD, and then of PTEs, fails, and leaves nothing behind. */
@@ -1682,6 +1699,7 @@ static struct kunit_case rmap_test_cases[] = {
 	KUNIT_CASE(test_two_pmds),
 	KUNIT_CASE(test_two_pmds_exclusive),
 	KUNIT_CASE_PARAM(test_thp, thp_gen_params),
+	KUNIT_CASE(test_device_exclusive),
 	KUNIT_CASE(test_fork_bound),
 	KUNIT_CASE_PARAM(test_walk_partial, walk_gen_params),
 	KUNIT_CASE(test_walk_large),

@@ -1331,6 +1331,7 @@ static void test_device_exclusive(struct kunit *test)
 {
 	struct rmap_ctx *c = test->priv;
 	struct folio *folio = fault_thp(test);
+	unsigned int counts[2] = {};
 	struct page *page;
 
 	if (!IS_ENABLED(CONFIG_DEVICE_PRIVATE))
@@ -1340,9 +1341,10 @@ static void test_device_exclusive(struct kunit *test)
 	page = make_device_exclusive(c->mms[0].mm, c->addr, c, &folio);
 	mmap_read_unlock(c->mms[0].mm);
 	KUNIT_ASSERT_FALSE(test, IS_ERR(page));
-	expect_mapcounts(test, HPAGE_PMD_NR, 0);
+	KUNIT_EXPECT_EQ(test, 0, folio_page_mapcounts(folio, 0, 2, counts));
+	KUNIT_EXPECT_EQ(test, counts[0], 1U);
+	KUNIT_EXPECT_EQ(test, counts[1], 1U);
 	folio_unlock(folio);
-	expect_kpagecount(test, 0, 2, 1);
 	folio_put(folio);
 }
 

@@ -377,8 +377,9 @@ class Report:
         panels = []
         for op in ops:
             keys = sorted((key for key in figures.keys() if key[0] == op and key[2] == "pte"), key=lambda key: key[1])
-            panels.append((op, [[(key[1], v / 1000) for key in keys if (v := figures.value(key, k))] for k in KERNELS]))
-        if any(points for _, curves in panels for points in curves):
+            if keys:
+                panels.append((op, [[(key[1], v / 1000) for key in keys if (v := figures.value(key, k))] for k in KERNELS]))
+        if panels:
             self.plot(name, 3, unit, ["set xlabel 'folio'", "set xtics ('4K' 4, '16K' 16, '64K' 64, '256K' 256, '2M' 2048)",
                                       "set xrange [3:3000]"], panels)
             self.line(f"![{title}]({name})")
@@ -392,7 +393,7 @@ class Report:
         self.table()
         self.plot_calls(self.icount, "icount.svg", "thousand instructions", "operations, in instructions",
                         ("munmap", "fork", "pte-dontneed", "cow-byte", "reuse-byte", "child-reuse-byte"))
-        self.plot_calls(self.calls, "calls.svg", "us", "system calls, native", ("munmap", "fork", "pte-dontneed"))
+        self.plot_calls(self.calls, "calls.svg", "us", "system calls, native", ("munmap", "fork", "dontneed"))
         self.plot_rmap()
         self.line()
         self.slower()

@@ -522,22 +522,24 @@ static void test_numa_hinting(struct kunit *test)
 	struct cow_ctx *c = folio_of_param(test);
 	const unsigned long end = c->addr + c->nr * PAGE_SIZE;
 	const int mode = sysctl_numa_balancing_mode;
-	unsigned long before, after;
 	struct vm_area_struct *vma;
+	int pmd;
 
-	sysctl_numa_balancing_mode = NUMA_BALANCING_NORMAL;
-	run_steps(test, "0>1 0>2 0x");
-	mmget(c->mms[2]);	/* as if it had threads, so on any node */
-	mmap_read_lock(c->mms[2]);
-	vma = vma_lookup(c->mms[2], c->addr);
-	before = change_prot_numa(vma, c->addr, end);
-	mm_exit(c, 1);
-	after = change_prot_numa(vma, c->addr, end);
-	mmap_read_unlock(c->mms[2]);
-	mmput(c->mms[2]);
-	sysctl_numa_balancing_mode = mode;
-	KUNIT_EXPECT_EQ(test, before, 0);
-	KUNIT_EXPECT_EQ(test, after, c->nr);
+	for (pmd = 0; pmd <= (c->order == HPAGE_PMD_ORDER); pmd++) {
+		if (pmd)
+			new_pmd(test);
+		sysctl_numa_balancing_mode = NUMA_BALANCING_NORMAL;
+		run_steps(test, "0>1 0>2 0x");
+		mmget(c->mms[2]);	/* as if it had threads, so on any node */
+		mmap_read_lock(c->mms[2]);
+		vma = vma_lookup(c->mms[2], c->addr);
+		KUNIT_EXPECT_EQ(test, change_prot_numa(vma, c->addr, end), 0);
+		mm_exit(c, 1);
+		KUNIT_EXPECT_EQ(test, change_prot_numa(vma, c->addr, end), c->nr);
+		mmap_read_unlock(c->mms[2]);
+		mmput(c->mms[2]);
+		sysctl_numa_balancing_mode = mode;
+	}
 #else
 	kunit_skip(test, "no NUMA balancing in this kernel");
 #endif

@@ -300,7 +300,7 @@ class Report:
             return
         self.line("## Size of the code")
         self.line()
-        self.line("Bytes of text, without tests.")
+        self.line("Bytes of code (all sections of text, no data, no strings), without tests.")
         self.line()
         self.line("| | base | NO_PAGE_MAPCOUNT | ours | ratio |")
         self.line("|---" * 5 + "|")

@@ -133,12 +133,10 @@ static bool answers_agree(u64 ptes, u64 pmds, u64 creator, unsigned long nr_page
 	const struct folio_mapcounts mc = make(ptes, pmds, creator);
 	const u64 by_pmd = pmds * PMD_NR, pages = ptes + by_pmd;
 
-	return EXPECT(mapcounts_ptes(mc), ptes) &&
-	       EXPECT(mapcounts_pmds(mc), pmds) &&
+	return EXPECT(mapcounts_ptes(mc), ptes) && EXPECT(mapcounts_pmds(mc), pmds) &&
 	       EXPECT(mapcounts_creator(mc), creator) &&
 	       EXPECT(mapcounts_mapped(mc), ptes || pmds || creator) &&
-	       EXPECT(mapcounts_entries(mc), ptes + pmds) &&
-	       EXPECT(mapcounts_pages(mc), pages) &&
+	       EXPECT(mapcounts_entries(mc), ptes + pmds) && EXPECT(mapcounts_pages(mc), pages) &&
 	       EXPECT(mapcounts_bound_pages(mc), ptes + (pmds << P)) &&
 	       EXPECT(mapcounts_exclusive(mc), ptes + pmds == creator) &&
 	       EXPECT(mapcounts_valid(mc), creator <= ptes + pmds) &&
@@ -205,13 +203,11 @@ static bool test_deltas(u64 *state)
 static bool test_fields(u64 *state)
 {
 	(void)state;
-	return EXPECT(sizeof(struct folio_mapcounts), 8) &&
-	       EXPECT(MAPCOUNTS_PTES_MASK, PTES_TOP) &&
+	return EXPECT(sizeof(struct folio_mapcounts), 8) && EXPECT(MAPCOUNTS_PTES_MASK, PTES_TOP) &&
 	       EXPECT(MAPCOUNTS_PMDS_MASK, PMDS_TOP << 31) &&
 	       EXPECT(MAPCOUNTS_CREATOR_MASK, CREATOR_TOP << (62 - P)) &&
 	       EXPECT(MAPCOUNTS_PTES_MASK + MAPCOUNTS_PMDS_MASK + MAPCOUNTS_CREATOR_MASK, ~0ULL) &&
-	       EXPECT(MAPCOUNTS_PTE, 1) &&
-	       EXPECT(MAPCOUNTS_PMD, 1ULL << 31) &&
+	       EXPECT(MAPCOUNTS_PTE, 1) && EXPECT(MAPCOUNTS_PMD, 1ULL << 31) &&
 	       EXPECT(MAPCOUNTS_CREATOR, 1ULL << (62 - P)) &&
 	       EXPECT(MAPCOUNTS_PAGES_MAX, BOUND);
 }
@@ -228,8 +224,7 @@ static bool test_bounds(u64 *state)
 	const struct folio_mapcounts mc = make(ptes, pmds + more, 0);
 
 	return EXPECT(mapcounts_bound_pages(make(BOUND - (pmds << P), pmds, 0)),
-		      MAPCOUNTS_PAGES_MAX) &&
-	       EXPECT(mapcounts_ptes(mc), ptes) &&
+		      MAPCOUNTS_PAGES_MAX) && EXPECT(mapcounts_ptes(mc), ptes) &&
 	       EXPECT(mapcounts_pmds(mc), pmds + more) &&
 	       EXPECT(mapcounts_entries(mc), ptes + pmds + more);
 }
@@ -351,8 +346,7 @@ static bool model_agrees(const struct model *m)
 	       CHECK(2 * anon >= t.distinct && anon <= nr_pages && anon <= t.pages) &&
 	       (t.pmds || t.parties_twice ||
 		EXPECT(anon, t.creators > t.others ? t.creators : t.others)) &&
-	       CHECK(!partial || in_part) &&
-	       CHECK(partial == in_part || t.twice);
+	       CHECK(!partial || in_part) && CHECK(partial == in_part || t.twice);
 }
 
 /* Map, or unmap if @times is negative. */

@@ -165,8 +165,7 @@ static const char *error;	/* what is wrong with the state at hand */
 
 /* Errors in the protocol: what is wrong; and, if nothing is after all, why. */
 static enum {
-	NO_ERROR,
-	CLAIM_UNLOCKED, CLAIM_SWAPIN, CLAIM_ALWAYS, ADOPT_NO_ADD, ADOPT_NO_SET,
+	NO_ERROR, CLAIM_UNLOCKED, CLAIM_SWAPIN, CLAIM_ALWAYS, ADOPT_NO_ADD, ADOPT_NO_SET,
 	ADOPT_LATE, ADOPT_PMD_NO_ADD, TABLE_IS_MAPCOUNTS, TABLE_OLD_REFS, MM_NO_LOCK,
 	MM_NO_AGAIN, MM_ANY, CACHE_KEPT, CACHE_COPIED, REUSE_ALL, PMD_ONE_MORE,
 	UNMAP_NO_SUB, UNMAP_PUT_FIRST, UNMAP_STALE, FORK_NO_ADD, FORK_PARENT,
@@ -235,8 +234,7 @@ static void must(bool cond, const char *what)
 static struct folio_mapcounts unpack(u16 mapcounts)
 {
 	return (struct folio_mapcounts){
-		(mapcounts & 0x1f) * MAPCOUNTS_PTE +
-		(mapcounts >> 5 & 0x7) * MAPCOUNTS_PMD +
+		(mapcounts & 0x1f) * MAPCOUNTS_PTE + (mapcounts >> 5 & 0x7) * MAPCOUNTS_PMD +
 		(mapcounts >> 8 & 0x1f) * MAPCOUNTS_CREATOR
 	};
 }
@@ -665,17 +663,14 @@ static enum step step_mm(struct state *s, struct task *k)
 	     k->refs = broken == TABLE_OLD_REFS ? s->refs : 0, lock_vma(s, k) ? W_PTL : WAIT);
 	STEP(W_PTL, "lock the page table, look at the entry",
 	     !take(ptl, k) ? WAIT : *pte == RO ? W_WORD : W_UNLOCK);
-	STEP(W_WORD, "read the mapcounts",
-	     k->mapcounts = s->mapcounts,
+	STEP(W_WORD, "read the mapcounts", k->mapcounts = s->mapcounts,
 	     entries <= 1 || (entries > NR_PAGES && broken != LESS_PTES) ? C_GET :
 	     broken == LESS_CREATOR || broken == MM_ANY ? W_CACHE : W_CREATOR);
-	STEP(W_CREATOR, "read the creator",
-	     (ours ? !mapcounts_exclusive(mc) :
+	STEP(W_CREATOR, "read the creator", (ours ? !mapcounts_exclusive(mc) :
 	      mapcounts_pmds(mc) && broken != LESS_PMDS) ? C_GET : W_CACHE);
 	STEP(W_CACHE, "in the swap cache?",
 	     !s->cache ? W_REFS : broken == CACHE_COPIED ? C_GET : W_CACHE_REFS);
-	STEP(W_CACHE_REFS, "read the references",
-	     s->refs != entries + NR_PAGES ? C_GET :
+	STEP(W_CACHE_REFS, "read the references", s->refs != entries + NR_PAGES ? C_GET :
 	     broken == CACHE_KEPT ? (k->truth = true, W_REUSE) : W_CACHE_LOCK);
 	STEP(W_CACHE_LOCK, "trylock the folio", take(lock, k) ? W_CACHE_FREE : C_GET);
 	STEP(W_CACHE_FREE, "out of the swap cache, if no entry is swapped",
@@ -688,8 +683,7 @@ static enum step step_mm(struct state *s, struct task *k)
 	STEP(W_TABLE, "count the entries in the table, read the references",
 	     one_table(s, k) ? W_OURS : W_MM_CREATOR);
 
-	STEP(W_MM_CREATOR, "read the creator",
-	     !ours && broken != MM_NOT_CREATOR ? C_GET :
+	STEP(W_MM_CREATOR, "read the creator", !ours && broken != MM_NOT_CREATOR ? C_GET :
 	     broken == MM_NO_LOCK ? W_MM_WORD : W_MM_LOCK);
 	STEP(W_MM_LOCK, "trylock the folio", take(lock, k) ? W_MM_WORD : C_GET);
 	STEP(W_MM_WORD, "read the mapcounts", k->mapcounts = s->mapcounts, W_MM_REFS);
@@ -699,8 +693,7 @@ static enum step step_mm(struct state *s, struct task *k)
 	STEP(W_MM_UNLOCK, "unlock the folio",
 	     drop(broken == MM_NO_LOCK ? NULL : lock, k), one_mm(k) ? W_OURS : C_GET);
 
-	STEP(W_OURS, "read the creator",
-	     ours ? W_REUSE : (*ptl = broken == ADOPT_LATE ? 0 : *ptl,
+	STEP(W_OURS, "read the creator", ours ? W_REUSE : (*ptl = broken == ADOPT_LATE ? 0 : *ptl,
 					   broken == LESS_ADOPT_LOCK ? W_ADOPT_SET : W_ADOPT_LOCK));
 	STEP(W_ADOPT_LOCK, "trylock the folio", take(lock, k) ? W_ADOPT_SET : W_REUSE);
 	STEP(W_ADOPT_SET, "set the creator",
@@ -815,8 +808,7 @@ static enum step step_mm(struct state *s, struct task *k)
 	/* __split_huge_pmd_locked() */
 	STEP(P_PTL, "split: lock the PMD",
 	     !take(ptl, k) ? WAIT : is(*pmd, PRESENT) ? P_REFS : P_UNPTL);
-	STEP(P_REFS, "get references",
-	     k->spare = broken == SPLIT_REFS_LATE ? 0 : pmd_nr() - 1,
+	STEP(P_REFS, "get references", k->spare = broken == SPLIT_REFS_LATE ? 0 : pmd_nr() - 1,
 	     s->refs += k->spare, P_CREATOR);
 	STEP(P_CREATOR, "read the creator",
 	     k->nr = pmd_nr(), k->ours = ours && broken != SPLIT_NO_CREATOR, P_ADD);

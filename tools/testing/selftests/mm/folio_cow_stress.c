@@ -915,8 +915,7 @@ static void setup_ops(void)
 	char swaps[4096];
 	struct op *op;
 
-	global.swap = read_file("/proc/swaps", swaps, sizeof(swaps)) > 0 &&
-		      strchr(swaps, '\n')[1];
+	global.swap = read_file("/proc/swaps", swaps, sizeof(swaps)) > 0 && strchr(swaps, '\n')[1];
 	for (op = ops; op < &ops[ARRAY_SIZE(ops)]; op++) {
 		if ((op->needs && access(op->needs, F_OK)) ||
 		    (op->run == op_swap && !global.swap) ||

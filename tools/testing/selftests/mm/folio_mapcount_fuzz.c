@@ -328,8 +328,7 @@ static int op_migrate(struct command *c, int flags)
 		pages[i] = at(c->first + i);
 		nodes[i] = c->arg[0] % setup->nr_nodes;
 	}
-	return result(syscall(__NR_move_pages, 0, (unsigned long)nr, pages, nodes, status,
-			      flags));
+	return result(syscall(__NR_move_pages, 0, (unsigned long)nr, pages, nodes, status, flags));
 }
 
 /* To small folios, as the kernel warns of other orders in the swap cache. */
@@ -935,8 +934,7 @@ static int open_file(void)
 }
 
 /* Return: how many commands it took until something differed; 0: nothing did. */
-static unsigned int run_episode(const unsigned int *list, unsigned int nr, bool quiet,
-				time_t end)
+static unsigned int run_episode(const unsigned int *list, unsigned int nr, bool quiet, time_t end)
 {
 	struct command all_sizes = { .arg = { -1U, -1U } };
 	bool ok = true;
@@ -1059,8 +1057,7 @@ static void setup_cgroup(void)
 {
 	struct stat st;
 
-	if (cgroup_enter("folio_mapcount_fuzz") && truth.kpagecgroup >= 0 &&
-	    !stat(cgroup.dir, &st))
+	if (cgroup_enter("folio_mapcount_fuzz") && truth.kpagecgroup >= 0 && !stat(cgroup.dir, &st))
 		master.cgroup_ino = st.st_ino;
 	else
 		ksft_print_msg("no cgroup v2, so no memory.stat\n");
@@ -1094,8 +1091,7 @@ static void setup_sysfs(void)
  */
 static void setup_failures(void)
 {
-	if (access(FAIL_NTH, W_OK) ||
-	    !put(DEBUGFS "failslab/ignore-gfp-wait", "N") ||
+	if (access(FAIL_NTH, W_OK) || !put(DEBUGFS "failslab/ignore-gfp-wait", "N") ||
 	    !put(DEBUGFS "failslab/verbose", "0") ||
 	    !put(DEBUGFS "fail_page_alloc/ignore-gfp-wait", "N") ||
 	    !put(DEBUGFS "fail_page_alloc/ignore-gfp-highmem", "N") ||

@@ -65,22 +65,10 @@ enum rule {
 
 enum figure {
 	/* From smaps, as enum smaps; then: */
-	FIG_ROLLUP = ALL_SMAPS,
-	FIG_EXCLUSIVE,
-	FIG_KPAGECOUNT,
-	FIG_KPAGEFLAGS,
-	FIG_MAPMAX,
-	FIG_CG_ANON,
-	FIG_CG_FILE,
-	FIG_CG_ANON_THP,
+	FIG_ROLLUP = ALL_SMAPS, FIG_EXCLUSIVE, FIG_KPAGECOUNT, FIG_KPAGEFLAGS, FIG_MAPMAX,
+	FIG_CG_ANON, FIG_CG_FILE, FIG_CG_ANON_THP,
 	/* Of the machine, as the difference to what it said before the scene */
-	FIG_ANON,
-	FIG_FILE,
-	FIG_ANON_THP,
-	FIG_SHMEM_PMD,
-	FIG_FILE_PMD,
-	FIG_NR_ANON,
-	FIG_PARTIAL,
+	FIG_ANON, FIG_FILE, FIG_ANON_THP, FIG_SHMEM_PMD, FIG_FILE_PMD, FIG_NR_ANON, FIG_PARTIAL,
 	NR_FIGURES,
 };
 
@@ -337,8 +325,7 @@ static void read_keys(const char *path, const struct key *keys, unsigned int nr)
 
 static void read_sysfs_thp(unsigned int order)
 {
-	static const char format[] =
-		"/sys/kernel/mm/transparent_hugepage/hugepages-%lukB/stats/%s";
+	static const char format[] = "/sys/kernel/mm/transparent_hugepage/hugepages-%lukB/stats/%s";
 	unsigned int i;
 	char path[128];
 
@@ -521,12 +508,10 @@ static struct bounds private_bounds(const struct view *v, const struct page *pag
 {
 	if (v->folio->nr == 1 || now.kind == HUGETLB || kernel != KERNEL_PACKED)
 		return exactly(page_count(page) == 1);
-	return (struct bounds) { v->alone && v->in_full,
-				 page->owner != OWNER_MANY && v->in_full };
+	return (struct bounds) { v->alone && v->in_full, page->owner != OWNER_MANY && v->in_full };
 }
 
-static void add_private(unsigned int private, unsigned int shared, bool truth,
-			struct bounds b)
+static void add_private(unsigned int private, unsigned int shared, bool truth, struct bounds b)
 {
 	add_true(private, kib(truth), (struct bounds) { kib(b.lo), kib(b.hi) });
 	add_true(shared, kib(!truth), (struct bounds) { kib(1 - b.hi), kib(1 - b.lo) });
@@ -934,8 +919,7 @@ static const char *play(const char *name, const struct step *step, unsigned int 
 }
 
 /* Return: as play(). Afterwards, all has to be as before. */
-static const char *play_scene(const char *variant, const struct step *steps,
-			      unsigned int *wrong)
+static const char *play_scene(const char *variant, const struct step *steps, unsigned int *wrong)
 {
 	char name[64], title[96];
 	const char *why;

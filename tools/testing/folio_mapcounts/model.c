@@ -666,7 +666,8 @@ static enum step step_mm(struct state *s, struct task *k)
 	STEP(W_WORD, "read the mapcounts", k->mapcounts = s->mapcounts,
 	     entries <= 1 || (entries > NR_PAGES && broken != LESS_PTES) ? C_GET :
 	     broken == LESS_CREATOR || broken == MM_ANY ? W_CACHE : W_CREATOR);
-	STEP(W_CREATOR, "read the creator", (ours ? !mapcounts_exclusive(mc) :
+	STEP(W_CREATOR, "read the creator",
+	     (ours ? !mapcounts_exclusive(mc) :
 	      mapcounts_pmds(mc) && broken != LESS_PMDS) ? C_GET : W_CACHE);
 	STEP(W_CACHE, "in the swap cache?",
 	     !s->cache ? W_REFS : broken == CACHE_COPIED ? C_GET : W_CACHE_REFS);
@@ -693,7 +694,8 @@ static enum step step_mm(struct state *s, struct task *k)
 	STEP(W_MM_UNLOCK, "unlock the folio",
 	     drop(broken == MM_NO_LOCK ? NULL : lock, k), one_mm(k) ? W_OURS : C_GET);
 
-	STEP(W_OURS, "read the creator", ours ? W_REUSE : (*ptl = broken == ADOPT_LATE ? 0 : *ptl,
+	STEP(W_OURS, "read the creator",
+	     ours ? W_REUSE : (*ptl = broken == ADOPT_LATE ? 0 : *ptl,
 					   broken == LESS_ADOPT_LOCK ? W_ADOPT_SET : W_ADOPT_LOCK));
 	STEP(W_ADOPT_LOCK, "trylock the folio", take(lock, k) ? W_ADOPT_SET : W_REUSE);
 	STEP(W_ADOPT_SET, "set the creator",

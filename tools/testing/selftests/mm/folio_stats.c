@@ -256,7 +256,11 @@ static long act(long arg, long unused)
 	case TWICE:
 		return map_at(other, step);
 	case PTES:
-		/* A change to one page splits the PMD; the change back keeps PTEs. */
+		/*
+		 * A change to one page splits the PMD; the change back keeps PTEs. arm64 folds
+		 * a contpte block again at its last page: MADV_FREE splits a folio in part folded.
+		 */
+		addr += len - psize();
 		return mprotect(addr, psize(), PROT_READ) ?:
 		       mprotect(addr, psize(), PROT_READ | PROT_WRITE);
 	case READ:
@@ -1038,10 +1042,10 @@ A_SCENE(thp_same_half, THP,
 	{ MAP, "A" }, { FORK, "A", .to = "B" }, { UNMAP, "A", 32, 32 },
 	{ UNMAP, "B", 32, 32, .label = "parent and child the same half of a THP" });
 
-/* Clean and old entries, but some */
+/* Clean and old entries, but some: whole contpte blocks, which have one bit for all */
 A_SCENE(thp_lazyfree, THP,
 	{ MAP, "A" }, { PTES, "A" }, { FREE, "A" }, { FORGET, "A" },
-	{ WRITE, "A", 8, 1 }, { FORK, "A", .to = "B" });
+	{ WRITE, "A", 8, 2 }, { FORK, "A", .to = "B" });
 
 /* To drop, and to read again, leaves zero pages, by special entries. */
 A_SCENE(mthp, MTHP,
